@@ -40,7 +40,7 @@ from vfindex.search.user import UserWriting
 from vfindex.storage.db.runs import stored_runs
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
 from vfindex.storage.library import again_if_changed
-from vfindex.storage.modalities import ModalityName, spoken_modalities, timed_text_modalities
+from vfindex.storage.modalities import ModalityName, text_tracks
 from vfindex.storage.records import ClipKey, Hint
 
 if TYPE_CHECKING:  # a search does without; its start counts
@@ -157,31 +157,35 @@ class SearchService(VideoFiles, UserWriting):
         track: the modality whose text to return instead: `screen` for text on the picture, `text` for chapters.
         Raises UsageError for a modality without text with times, LibraryError.
         """
-        if track is not None and track not in timed_text_modalities():
-            raise UsageError(f"track must be one of {', '.join(timed_text_modalities())}, not {track!r}")
+        tracks = text_tracks(track)
         with self.opened() as (_, snapshots):
             number, video = video_among(snapshots, name)
-            tracks = spoken_modalities() if track is None else (track,)
             return transcript_of(snapshots[number], existing_video(video, name), tracks)
 
     def export(
-        self, chosen: Chosen, format_: str, *, span: Span = (None, None), settings: Settings | None = None
+        self,
+        chosen: Chosen,
+        format_: str,
+        *,
+        span: Span = (None, None),
+        settings: Settings | None = None,
+        track: ModalityName | None = None,
     ) -> Exported:
         """Return hits, marks, or a video (a part of it: `span`) as a file for another program, see `export.formats`.
 
-        settings: of a timeline. Raises QueryError, UsageError.
+        settings: of a timeline. track: whose text is written, see `transcript`. Raises QueryError, UsageError.
         """
-        from vfindex.search.export.formats import export, get_format
+        from vfindex.search.export.formats import export, tracks_in
 
-        return export(self.selection(chosen, span, words=get_format(format_).has_words), format_, settings)
+        return export(self.selection(chosen, span, tracks_in(format_, track)), format_, settings)
 
     @again_if_changed
-    def selection(self, chosen: Chosen, span: Span = (None, None), *, words: bool = False) -> Selection:
-        """Return hits, marks, or a video as excerpts of files. words: with what is said in them. Raises QueryError."""
+    def selection(self, chosen: Chosen, span: Span = (None, None), tracks: tuple[ModalityName, ...] = ()) -> Selection:
+        """Return hits, marks, or a video as excerpts of files. tracks: whose text they have. Raises QueryError."""
         from vfindex.search.export.gather import selection_of
 
         with self.opened() as (_, snapshots):
-            return selection_of(snapshots, chosen, span, words, self._frames)
+            return selection_of(snapshots, chosen, span, tracks, self._frames)
 
     # --- the library --------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from vfindex.storage.errors import UsageError
+
 # Key of a modality in every mapping, in `library.db` and in JSON.
 ModalityName: TypeAlias = str
 # frames: vectors of sampled frames. audio: vectors of sound windows. timed_text: segments, pieces of text with a span.
@@ -177,6 +179,15 @@ def spoken_modalities() -> tuple[ModalityName, ...]:
 def timed_text_modalities() -> tuple[ModalityName, ...]:
     """Return the modalities that have text with times."""
     return tuple(modality.name for modality in MODALITIES if modality.has_segments)
+
+
+def text_tracks(track: ModalityName | None) -> tuple[ModalityName, ...]:
+    """Return the modalities of one track of text with times; None: of what is said. Raises UsageError for others."""
+    if track is None:
+        return spoken_modalities()
+    if track not in timed_text_modalities():
+        raise UsageError(f"track must be one of {', '.join(timed_text_modalities())}, not {track!r}")
+    return (track,)
 
 
 def document_kinds(name: ModalityName) -> tuple[str, ...]:

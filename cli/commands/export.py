@@ -16,6 +16,7 @@ from vfindex.cli.extras import require
 from vfindex.cli.options import LibrariesOption, frame_reader, library_folders, media_player, refuse_empty
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.storage.errors import UsageError
+from vfindex.storage.modalities import timed_text_modalities
 
 if TYPE_CHECKING:
     from vfindex.search.export.formats import Settings
@@ -56,6 +57,12 @@ def command(
     offset: Annotated[
         str | None, typer.Option(metavar="TIME", help="Where the timeline begins.  [default: 0; of an edl 1:00:00]")
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"Text of subtitles: {', '.join(timed_text_modalities())}.  [default: what is said]"
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Number of hits.")] = 10,
     per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits per video at most.")] = 1,
     min_confidence: Annotated[
@@ -81,6 +88,8 @@ def command(
     target.check()
     if settings is not None and format_ not in FORMATS:
         raise UsageError(f"{format_} has no timeline; leave out --rate and --offset")
+    if track is not None and format_ not in FORMATS:
+        raise UsageError(f"{format_} has no text of a track; leave out --track")
     if format_ == CUT:
         require("index")
     with ExitStack() as opened:
@@ -89,7 +98,7 @@ def command(
         service = opened.enter_context(SearchService(folders, frames=frame_reader(opened), player=player))
         chosen = source.read(service, top_k, per_video, min_confidence)
         if format_ in FORMATS:
-            target.write(service.export(chosen, format_, span=cut, settings=settings))
+            target.write(service.export(chosen, format_, span=cut, settings=settings, track=track))
         elif not target.write_files(service, service.selection(chosen, cut)):
             raise typer.Exit(EXIT_NO_MATCH)
 

@@ -26,6 +26,11 @@ LATE_SHARE = 0.1  # of the subtitles; fewer after the end are credits of a longe
 MAX_TRIED = 20  # sidecars of a video that are tried
 MAX_SHOWN = 20  # sidecars of a video that `show` lists
 _VTT_LANGUAGE = re.compile(r"^Language:\s{0,10}([A-Za-z][\w-]{1,30})\s*$", re.MULTILINE)
+# Headers of WebVTT end at the first empty line.
+_VTT_KIND = re.compile(
+    r"WEBVTT[^\r\n]{0,200}\r?\n(?:[^\r\n]{1,200}\r?\n){0,9}?Kind:\s{0,10}(chapters|metadata)\s*$",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ def read_sidecar(path: bytes, language: str = "", end_s: float = MAX_TIME_S) -> 
     Raises VideoError (stage `transcribe`) with code `too_large` above MAX_SIDECAR_BYTES, `not_regular`, `unreadable`.
     """
     decoded = decode_text(_read(path), language)
+    if kind := _VTT_KIND.match(decoded.text):
+        return SubtitleText((), (("kind", f"it holds {kind[1]}, no speech"),))
     header = _VTT_LANGUAGE.search(decoded.text[:1000]) if decoded.text.startswith("WEBVTT") else None
     spoken = language or (language_tag(header[1]) if header else "")
     found = _text(read_cues(decoded.text, end_s), "sidecar", spoken, end_s)
@@ -201,6 +208,7 @@ _ADVICE = {
     "not_read": "convert it to .srt",
     "name": "name it like the video, with a language if you like: talk.en.srt for talk.mp4",
     "flight_log": "nothing to do",
+    "kind": "nothing to do",
     "telemetry": "nothing to do",
     "clock": "shift its times if it belongs to this video",
     "times": "correct them if you need these lines",

@@ -17,6 +17,7 @@ from vfindex.search.export.subtitles import write_srt, write_vtt
 from vfindex.search.export.table import write_csv
 from vfindex.search.export.timecode import Timebase
 from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.modalities import ModalityName, text_tracks
 
 # Where the timeline of an edit list begins by convention, in s.
 EDL_START_S = 3600.0
@@ -38,7 +39,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format. is_timeline: its events have a frame rate, `Settings` count. has_words: it writes what is said.
+    """A format. is_timeline: its events have a frame rate, `Settings` count. has_words: it writes the text of a track.
 
     needs_rate: of each video, unless `Settings` give one.
     """
@@ -99,6 +100,19 @@ def get_format(name: str) -> Format:
     if name not in FORMATS:
         raise QueryError(f"there is no format {name!r}; export to one of {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def tracks_in(format_: str, track: ModalityName | None) -> tuple[ModalityName, ...]:
+    """Return the modalities whose text a format writes. track: one of them, by default what is said.
+
+    Raises QueryError for a name that is no format, UsageError for one that is no track, or of a format without text.
+    """
+    if get_format(format_).has_words:
+        return text_tracks(track)
+    if track is not None:
+        named = ", ".join(each.name for each in FORMATS.values() if each.has_words)
+        raise UsageError(f"{format_} has no text of a track; a track is for {named}")
+    return ()
 
 
 def export(selection: Selection, format_: str, settings: Settings | None = None) -> Exported:

@@ -14,7 +14,7 @@ from vfindex.search.stills import FrameReader
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import QueryError, VideoError, counted
-from vfindex.storage.modalities import spoken_modalities
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FileFacts, Segment
 
 # [start, end) in seconds of a video's own times; None: from its beginning, to its end.
@@ -23,26 +23,32 @@ Chosen = Hits | MarkList | VideoInfo
 
 
 def selection_of(
-    snapshots: Sequence[Snapshot], chosen: Chosen, span: Span, words: bool, reader: FrameReader | None
+    snapshots: Sequence[Snapshot],
+    chosen: Chosen,
+    span: Span,
+    tracks: tuple[ModalityName, ...],
+    reader: FrameReader | None,
 ) -> Selection:
-    """Return hits, marks or a video as a selection. span: of a video. words: with what is said in each excerpt.
+    """Return hits, marks or a video as a selection. span: of a video. tracks: whose text each excerpt has.
 
     reader: of what the library does not know of a file.
     Marks of grade 0, and of videos without a file, are left out. Raises QueryError.
     """
-    videos = _Videos(snapshots, words, reader)
+    videos = _Videos(snapshots, tracks, reader)
     if isinstance(chosen, VideoInfo):
-        return _of_video(videos, chosen, span)
+        return replace(_of_video(videos, chosen, span), tracks=tracks)
     if span != (None, None):
         raise QueryError("a span is of one video; hits and marks have their own")
-    return _of_hits(videos, chosen) if isinstance(chosen, Hits) else _of_marks(videos, chosen)
+    return replace(_of_hits(videos, chosen) if isinstance(chosen, Hits) else _of_marks(videos, chosen), tracks=tracks)
 
 
 class _Videos:
     """The videos of a selection, each read once."""
 
-    def __init__(self, snapshots: Sequence[Snapshot], words: bool, reader: FrameReader | None) -> None:
-        self._snapshots, self._words, self._reader = snapshots, words, reader
+    def __init__(
+        self, snapshots: Sequence[Snapshot], tracks: tuple[ModalityName, ...], reader: FrameReader | None
+    ) -> None:
+        self._snapshots, self._tracks, self._reader = snapshots, tracks, reader
         self._sources: dict[str, Source | None] = {}
         self._segments: dict[str, tuple[Segment, ...]] = {}
         self.notes: dict[str, None] = {}
@@ -62,7 +68,7 @@ class _Videos:
         path = path or (paths[0] if paths else None)
         if path is None:
             return None
-        if self._words:
+        if self._tracks:
             self._segments[fingerprint] = tuple(snapshot.segments(video.id))
         return source_of(video, os.path.abspath(path), self._facts(video, path))
 
@@ -90,7 +96,7 @@ class _Videos:
         return None
 
     def words(self, fingerprint: str, start_s: float, end_s: float) -> tuple[Segment, ...]:
-        return words_in(self._segments.get(fingerprint, ()), spoken_modalities(), start_s, end_s)
+        return words_in(self._segments.get(fingerprint, ()), self._tracks, start_s, end_s)
 
 
 def _of_hits(videos: _Videos, hits: Hits) -> Selection:

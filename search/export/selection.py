@@ -10,6 +10,7 @@ from fractions import Fraction
 from vfindex.search.export.timecode import DROP_RATES, Timebase, is_drop, nearest_standard, timeline_rate
 from vfindex.search.results import Hits, MarkList, Record
 from vfindex.storage.errors import UsageError
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FileFacts, Segment, Video
 
 # Files whose frames last alike differ from this by rounding alone; beyond it the rate varies.
@@ -93,12 +94,16 @@ class Excerpt:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Excerpts in order, and the record that they come from. notes: sentences on what was left out."""
+    """Excerpts in order, and the record that they come from. notes: sentences on what was left out.
+
+    tracks: the modalities whose text is in the segments of the excerpts.
+    """
 
     title: str
     excerpts: tuple[Excerpt, ...]
     record: Hits | MarkList | Record
     notes: tuple[str, ...] = ()
+    tracks: tuple[ModalityName, ...] = ()
 
     def once(self) -> Selection:
         """Return the selection with each span once: two people may mark the same clip."""

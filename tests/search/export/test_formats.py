@@ -27,6 +27,7 @@ WORDS = [
     Segment(1, 2, "hello", "asr", "en"),
     Segment(6, 7, "bye", "asr", "en"),
     Segment(1, 9, "EXIT", "frames", track="screen"),
+    Segment(0, 4, "Intro", "chapter", track="text"),
 ]
 
 
@@ -113,6 +114,21 @@ def test_a_video_is_one_excerpt_and_its_words(service: SearchService) -> None:
     assert part == "1\n00:00:00,500 --> 00:00:01,500\nhello\n"
     assert json.loads(service.export(steady, "json").data) == steady.to_dict()
     assert b" 10:00:02:00 10:00:03:00 01:00:00:00 01:00:01:00\r\n" in service.export(steady, "edl", span=(2, 3)).data
+
+
+def test_other_text_is_a_track_of_its_own(service: SearchService) -> None:
+    steady = service.video("/videos/steady")
+    assert service.export(steady, "srt", track="speech").data == service.export(steady, "srt").data
+    written = service.export(steady, "srt", track="screen").data.decode()
+    assert written == "1\n00:00:01,000 --> 00:00:09,000\nEXIT\n"
+    chapters = service.export(steady, "vtt", track="text").data.decode()
+    assert chapters == "WEBVTT\nKind: chapters\n\n00:00:00.000 --> 00:00:04.000\nIntro\n"
+    for format_, track, said in (
+        ("csv", "screen", "csv has no text of a track; a track is for srt, vtt"),
+        ("srt", "visual", "track must be one of speech, screen, text, not 'visual'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            service.export(steady, format_, track=track)
 
 
 def test_times_of_players_and_time_codes_come_from_the_file(service: SearchService, files: Files) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from excerpts import selection, source
 
+from vfindex.indexer.speech.subtitle_formats import read_cues
+from vfindex.indexer.speech.subtitles import read_sidecar
 from vfindex.search.export.selection import words_in
 from vfindex.search.export.subtitles import write_srt, write_vtt
 from vfindex.storage.errors import QueryError
@@ -38,8 +41,8 @@ def test_a_whole_video_has_its_own_times() -> None:
         "1\n00:00:01,000 --> 00:00:02,500\nHello, <you> & me\n\n2\n01:01:01,001 --> 01:01:02,000\nOne\n2 -> 3\nmore\n"
     )
     assert write_vtt(selection((WHOLE, 0, 4000), words=WORDS), None, 0.0).decode() == (
-        "WEBVTT\n\n00:00:01.000 --> 00:00:02.500\nHello, &lt;you&gt; &amp; me\n\n"
-        "01:01:01.001 --> 01:01:02.000\nOne\n2 -&gt; 3\nmore\n"
+        "WEBVTT\nLanguage: en\n\n00:00:01.000 --> 00:00:02.500\nHello, &lt;you&gt; &amp; me\n\n"
+        "01:01:01.001 --> 01:01:02.000\nOne\n2 --&gt; 3\nmore\n"
     )
 
 
@@ -86,3 +89,63 @@ def test_a_text_of_control_characters_is_no_cue() -> None:
 def test_a_cue_lasts() -> None:
     at = Segment(1.0, 1.0, "x", "asr")
     assert b"00:00:01,000 --> 00:00:01,001" in write_srt(selection((WHOLE, 0, 4000), words=(at,)), None, 0.0)
+
+
+SAID = (
+    Segment(1.0, 2.5, "Hello, <you> & <v Bob> me", "sidecar", "de", speakers=("Ann & <Co>",)),
+    Segment(3.0, 4.0, "Together --> now", "sidecar", "de", speakers=("Ann", "Bob")),
+    Segment(5.0, 6.125, "42", "sidecar", "de"),
+    Segment(3661.001, 3662.0, "{not a tag}", "sidecar", "de", speakers=("Bob > all",)),
+)
+
+
+def test_speakers_are_voices_of_webvtt() -> None:
+    made = write_vtt(selection((WHOLE, 0, 4000), words=SAID), None, 0.0).decode()
+    assert [line for line in made.splitlines() if line.startswith("<v ")] == [
+        "<v Ann &amp; &lt;Co&gt;>Hello, &lt;you&gt; &amp; &lt;v Bob&gt; me",
+        "<v Ann><v Bob>Together --&gt; now</v></v>",
+        "<v Bob &gt; all>{not a tag}",
+    ]
+
+
+def test_subrip_says_what_is_said_and_no_names() -> None:
+    """A name in the text would be read back, and found, as a word that is spoken."""
+    assert b"Ann" not in write_srt(selection((WHOLE, 0, 4000), words=SAID[1:]), None, 0.0)
+
+
+@pytest.mark.parametrize("suffix", ["vtt", "srt"])
+def test_a_file_next_to_its_video_gives_the_same_segments(suffix: str, tmp_path: Path) -> None:
+    """Of SubRip, all but names and language, which it cannot have, and brackets, which it cannot escape."""
+    write = {"vtt": write_vtt, "srt": write_srt}[suffix]
+    words = SAID if suffix == "vtt" else tuple(replace(each, speakers=()) for each in SAID[2:])
+    path = tmp_path / f"film.de.{suffix}"
+    path.write_bytes(write(selection((WHOLE, 0, 4000), words=words), None, 0.0))
+    assert read_sidecar(bytes(path), "" if suffix == "vtt" else "de").segments == words
+
+
+def test_ffmpeg_reads_voices_as_text_without_tags(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="the extra index brings FFmpeg")
+    path = tmp_path / "a.vtt"
+    path.write_bytes(write_vtt(selection((WHOLE, 0, 4000), words=SAID), None, 0.0))
+    with av.open(str(path)) as file:
+        shown = [bytes(part.ass).decode().split(",", 8)[-1] for p in file.demux() for part in p.decode()]
+    assert shown == ["Hello, <you> & <v Bob> me", "Together --> now", "42", r"\{{}not a tag}"]
+
+
+CHAPTERS = (Segment(0.0, 60.0, "Intro\n<begin>", "chapter", track="text"),)
+
+
+def test_chapters_are_titles_on_one_line_and_no_speech(tmp_path: Path) -> None:
+    made = write_vtt(replace(selection((WHOLE, 0, 4000), words=CHAPTERS), tracks=("text",)), None, 0.0)
+    assert made.decode() == "WEBVTT\nKind: chapters\n\n00:00:00.000 --> 00:01:00.000\nIntro &lt;begin&gt;\n"
+    assert [each.lines for each in read_cues(made.decode()).cues] == [("Intro <begin>",)]
+    path = tmp_path / "film.vtt"
+    path.write_bytes(made)
+    assert read_sidecar(bytes(path)).oddities == (("kind", "it holds chapters, no speech"),)
+    path.write_bytes(b"WEBVTT\n\nNOTE\nKind: chapters\n\n00:00.000 --> 00:01.000\nsaid\n")
+    assert [each.text for each in read_sidecar(bytes(path)).segments] == ["said"], "not in the header"
+
+
+def test_a_track_without_text_says_which() -> None:
+    with pytest.raises(QueryError, match="no text of the track screen"):
+        write_srt(replace(selection((WHOLE, 0, 10)), tracks=("screen",)), None, 0.0)
