@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vfindex.storage.records import Box, Hint
+    from vfindex.storage.records import Hint
 
 # Characters that reorder text or are invisible, so that a name can pretend to be another (Unicode TR 36, 2.4).
 # The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
@@ -68,14 +68,3 @@ def clock(time_s: float, *, tenths: bool = False) -> str:
     hours, minutes = divmod(int(minutes), 60)
     tail = f"{seconds:04.1f}" if tenths else f"{int(seconds):02d}"
     return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
-
-
-def box_words(box: Box) -> str:
-    """Return a part of a picture as `bottom left, x 9-21 %, y 69-77 %`, from its left and its top.
-
-    The words are for the ninth of the picture in which its middle lies.
-    """
-    left, top, right, bottom = (round(100 * side) for side in box)
-    column, row = (min(2, int(3 * (first + last) / 2)) for first, last in (box[::2], box[1::2]))
-    words = " ".join(filter(None, (("top", "", "bottom")[row], ("left", "", "right")[column]))) or "middle"
-    return f"{words}, x {left}-{right} %, y {top}-{bottom} %"

@@ -83,6 +83,17 @@ def box_text(box: Box) -> str:
     return " ".join(f"{side:.4f}" for side in box)
 
 
+def box_words(box: Box) -> str:
+    """Return a part of a picture as `bottom left, x 9-21 %, y 69-77 %`, from its left and its top.
+
+    The words are for the ninth of the picture in which its middle lies.
+    """
+    left, top, right, bottom = (round(100 * side) for side in box)
+    column, row = (min(2, int(3 * (first + last) / 2)) for first, last in (box[::2], box[1::2]))
+    words = " ".join(filter(None, (("top", "", "bottom")[row], ("left", "", "right")[column]))) or "middle"
+    return f"{words}, x {left}-{right} %, y {top}-{bottom} %"
+
+
 def word_times_of(stored: str | None) -> WordTimes:
     """Return word times from the text that a library stores, () for damaged text or none."""
     try:

@@ -28,6 +28,12 @@ from vfindex.storage.writer import Writer
 DIM = 8
 # The smallest valid WebP file.
 PICTURE = b"RIFF\x0c\0\0\0WEBPpicture."
+# Text of every kind: what is said, and by whom; what stands on the picture, and where; a chapter.
+TEXTS = (
+    Segment(1, 3, "hello there", "sidecar", "en", speakers=("Ann Lee",)),
+    Segment(2, 4, "EXIT", "frames", "en", 0.9, track="screen", box=(0.125, 0.75, 0.25, 0.875)),
+    Segment(0, 5, "Opening", "chapter", track="text"),
+)
 
 
 def axis(number: int, dim: int = DIM) -> FloatArray:

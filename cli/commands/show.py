@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibrariesOption, library_folders, refuse_empty
-from vfindex.cli.output import box_words, clock, plain, print_json
+from vfindex.cli.output import clock, plain, print_json
 from vfindex.storage.errors import counted
 from vfindex.storage.modalities import timed_text_modalities
+from vfindex.storage.records import box_words
 
 if TYPE_CHECKING:
     from vfindex.search.results import VideoInfo

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.cli.out_file import write_out_file
-from vfindex.cli.output import box_words, clock, path_text, plain, shortened
+from vfindex.cli.output import clock, path_text, plain, shortened
 from vfindex.storage.modalities import get_modality
+from vfindex.storage.records import box_words
 
 if TYPE_CHECKING:
     from vfindex.cli.render.contact_sheet import Row

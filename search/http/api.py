@@ -35,6 +35,7 @@ from vfindex.search.results import (
 from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
+from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ _LISTED = (
     _FIRST,
     Param("limit", "integer", "Videos on a page.", 100, least=1, most=MAX_PAGE),
 )
-_FORMATS = (Param("format", "text", "Of the answer.", "json", choices=("json", "vtt", "srt")),)
+_READ = (
+    Param("format", "text", "Of the answer.", "json", choices=("json", "vtt", "srt")),
+    Param("track", "text", "Whose text; without one, what is said.", choices=timed_text_modalities()),
+)
 _LIST = Param("list", "text", "Name of a list.")
 _QUESTION = Param("question", "text", "The question of a judgement.")
 _COMMAND = Param("command", "text", "What to run.", required=True, choices=get_args(RunCommand))
@@ -219,19 +223,21 @@ class Api:
         """Return all that the library knows of a video."""
         return await self._versioned(call, lambda: self._service.video(self._known(call)).to_dict())
 
-    @answers(
-        Endpoint("GET", f"{PREFIX}/videos/{{fingerprint}}/transcript", Transcript, in_path=(VIDEO,), query=_FORMATS)
-    )
+    @answers(Endpoint("GET", f"{PREFIX}/videos/{{fingerprint}}/transcript", Transcript, in_path=(VIDEO,), query=_READ))
     async def transcript(self, call: Call) -> Response:
-        """Return the text with times of a video: as JSON all of it; as subtitles what is said, by a player's clock."""
+        """Return what is said in a video, or the text of another track, with times.
+
+        Times of subtitles are those of a player.
+        """
         if call["format"] == "json":
-            return await self._versioned(call, lambda: self._service.transcript(self._known(call)).to_dict())
+            read = partial(self._service.transcript, track=call["track"])
+            return await self._versioned(call, lambda: read(self._known(call)).to_dict())
 
         def subtitles() -> bytes:
             video = self._service.video(self._known(call))
             try:
-                return self._service.export(video, call["format"]).data
-            except QueryError:  # nothing is said in it; a player needs a file all the same
+                return self._service.export(video, call["format"], track=call["track"]).data
+            except QueryError:  # there is none; a player needs a file all the same
                 return b"WEBVTT\n" if call["format"] == "vtt" else b""
 
         def answer() -> Response:

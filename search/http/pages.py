@@ -31,7 +31,7 @@ from vfindex.search.results import Hit, Hits, Status, VideoInfo, VideoList
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import QueryError, VfindexError
 from vfindex.storage.modalities import prefixes
-from vfindex.storage.records import ClipKey
+from vfindex.storage.records import ClipKey, box_words
 from vfindex.storage.user.records import DEFAULT_LIST
 
 FOLDER = Path(__file__).parent
@@ -63,6 +63,7 @@ def _templates() -> Environment:
     )
     for each in (views.clock, views.marked, views.clip_ms, views.key_text, views.file_name, views.path, views.size):
         environment.filters[each.__name__] = each
+    environment.filters["place"] = box_words
     return environment
 
 
@@ -229,6 +230,7 @@ class Pages:
             hit=shown,
             top=max((hit.score for hit in hits), default=0.0),
             timeline=views.timeline_of(video, hits),
+            texts=views.texts_of(video, shown),
             width=views.TIMELINE,
         )
 

@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 
 from vfindex.search.query.ast import Filters, Moment, Query
 from vfindex.search.results import Hit, VideoInfo
-from vfindex.storage.modalities import ModalityName, in_table_order
-from vfindex.storage.records import Chapter, ClipKey
+from vfindex.storage.modalities import MODALITIES, ModalityName, in_table_order
+from vfindex.storage.records import Chapter, ClipKey, Segment
 from vfindex.storage.text.folding import folded
 
 # Hits of one video on its card.
@@ -51,6 +51,15 @@ class Bar:
     width: float
     start_s: float
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text with times of a video. title: its heading. matches: whether the hit matches words of it."""
+
+    title: str
+    segments: tuple[Segment, ...]
+    matches: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +186,17 @@ def within_video(query: Query, video: VideoInfo) -> Query:
 
 
 # --- a video --------------------------------------------------------------------------------------------------------
+
+
+def texts_of(video: VideoInfo, hit: Hit | None) -> list[Text]:
+    """Return what is said in a video, and each other text with times but its chapters, which are on the timeline."""
+    found = [Text("Transcript", video.transcript, False)]
+    matched = {match.track for match in hit.matches} if hit else set()
+    for modality in MODALITIES:
+        segments = tuple(each for each in video.other_text if each.track == modality.name)
+        if segments and modality.origin == "frames":
+            found.append(Text("Text on the picture", segments, modality.name in matched))
+    return found
 
 
 def timeline_of(video: VideoInfo, hits: Sequence[Hit]) -> Timeline:

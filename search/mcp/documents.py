@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from vfindex.search.results import FileProblem, Hit, Hits, Match, Status, VideoInfo, VideoSummary
-from vfindex.storage.records import ClipKey, Segment
+from vfindex.storage.records import ClipKey, Segment, box_words
 
 NOTICE = (
     "Fields that begin with untrusted_, and what images show, were said, written or named by people who made the "
@@ -20,6 +21,7 @@ NOTICE = (
 )
 # Characters of one text, except those of a transcript.
 MAX_TEXT = 500
+MAX_NAME, MAX_SPEAKERS = 100, 10
 MAX_MATCHES, MAX_PLACES, MAX_TAGS, MAX_CHAPTERS, MAX_PROBLEMS, MAX_COVERAGE = 5, 3, 30, 100, 10, 20
 # An address of a moment of a video that a person can open; None where there is none.
 Link = Callable[[bytes | None, str, float, float | None], str | None]
@@ -89,7 +91,15 @@ def _hit(hit: Hit, link: Link) -> dict[str, Any]:
 def _match(match: Match) -> dict[str, Any]:
     times = {} if match.start_s is None or match.end_s is None else _times(match.start_s, match.end_s)
     words = [untrusted(word) for word in match.words]
-    return {"track": match.track, "kind": match.kind, "words": words, **times, "untrusted_text": untrusted(match.text)}
+    head = {"track": match.track, "kind": match.kind, "words": words, **times}
+    return {**head, **_place(match), "untrusted_text": untrusted(match.text)}
+
+
+def _place(text: Match | Segment) -> dict[str, Any]:
+    """Return where a text stands on the picture, and who says it, if it is known."""
+    box = {"on_picture": box_words(text.box)} if text.box else {}
+    speakers = [untrusted(name, MAX_NAME) for name in text.speakers[:MAX_SPEAKERS]]
+    return {**box, **({"untrusted_speakers": speakers} if speakers else {})}
 
 
 def _times(start_s: float, end_s: float) -> dict[str, float]:
@@ -116,7 +126,8 @@ def transcript_document(segments: Iterable[Segment], first: int, most: int) -> d
 
 
 def _origin(segment: Segment) -> dict[str, Any]:
-    return {"track": segment.track, "source": segment.source, "language": untrusted(segment.language)}
+    origin = {"track": segment.track, "source": segment.source, "language": untrusted(segment.language)}
+    return {**origin, **_place(segment)}
 
 
 def video_document(video: VideoInfo, link: Link) -> dict[str, Any]:
@@ -133,13 +144,15 @@ def video_document(video: VideoInfo, link: Link) -> dict[str, Any]:
         "clips": len(video.clips),
         "clips_with": {m: modalities.count(m) for m in sorted(set(modalities))},
         "coverage": [{m: untrusted(text) for m, text in each.items()} for each in video.coverage[:MAX_COVERAGE]],
-        "segments": len(video.transcript),
+        "segments": Counter(each.track for each in (*video.transcript, *video.other_text)),
         "languages": sorted({untrusted(each.language) or "" for each in video.transcript if each.language}),
         "untrusted_problem": problem,
         "link": link(video.video, video.fingerprint, video.start_s, None),
         "untrusted_paths": [untrusted(each) for each in video.locations[:MAX_PLACES]],
         "untrusted_title": untrusted(video.title),
-        "untrusted_tags": {untrusted(name, 100): untrusted(text) for name, text in [*video.tags.items()][:MAX_TAGS]},
+        "untrusted_tags": {
+            untrusted(name, MAX_NAME): untrusted(text) for name, text in [*video.tags.items()][:MAX_TAGS]
+        },
         "chapters": [
             {"start_s": each.start_s, "end_s": each.end_s, "untrusted_title": untrusted(each.title)}
             for each in video.chapters[:MAX_CHAPTERS]

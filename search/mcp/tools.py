@@ -23,6 +23,7 @@ from vfindex.search.mcp.params import Param, values_of
 from vfindex.search.query.like import Like
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import UsageError
+from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import ClipKey
 
 MAX_HITS, MAX_FRAMES, MAX_PAGE = 50, 8, 100
@@ -52,9 +53,9 @@ _SIMILAR = """\
 Find moments that look like one that you have: give `clip` of a hit, or `video` and `time_s`. Only pictures are
 compared. Do not use it for what is said, or with words: use search_moments."""
 _TRANSCRIPT = """\
-Read what is said in a video, with its chapters and the text on its screen, with times. Give start_s and end_s for a
-part. A long one is cut: call again with first set to next_first. Do not use it to find something: search_moments is
-faster."""
+Read what is said in a video, with times. track gives another text instead: screen for what is written on the picture,
+text for the chapters. Give start_s and end_s for a part. A long one is cut: call again with first set to next_first.
+Do not use it to find something: search_moments is faster."""
 _FRAMES = """\
 Look at a video: returns the frames shown at some times, as images. Use it to check a hit (its frame_s, or times between
 start_s and end_s). Do not use it to search through a video: use search_moments, then look."""
@@ -113,6 +114,7 @@ def tools_of(service: SearchService, folder: ExportFolder | None = None) -> list
         Param("start_s", "number", "Only from this time on, in seconds.", least=-1e9, most=1e9),
         Param("end_s", "number", "Only before this time, in seconds.", least=-1e9, most=1e9),
     )
+    track = Param("track", "string", "Whose text; without one, what is said.", choices=timed_text_modalities())
     first = Param("first", "integer", "Number of the first segment: next_first of the call before.", 0, 0, 10_000_000)
     chars = Param("max_chars", "integer", "Length of the text.", 12_000, 200, 40_000)
     query = Param("query", "string", "The query.", required=True, least=1, most=2000)
@@ -137,7 +139,8 @@ def tools_of(service: SearchService, folder: ExportFolder | None = None) -> list
             calls.find_similar,
         ),
         Tool(
-            *("get_transcript", "Read a transcript", _TRANSCRIPT, (_VIDEO, *part, first, chars)), calls.get_transcript
+            *("get_transcript", "Read a transcript", _TRANSCRIPT, (_VIDEO, track, *part, first, chars)),
+            calls.get_transcript,
         ),
         Tool("show_frames", "Look at frames", _FRAMES, (_VIDEO, times, size), calls.show_frames),
         Tool("get_video", "Get a video", _GET_VIDEO, (_VIDEO,), calls.get_video),
@@ -191,7 +194,7 @@ class _Calls:
         return ClipKey(fingerprint, int(start_ms))
 
     def get_transcript(self, values: Mapping[str, Any], link: Link) -> Answer:
-        found = self._service.transcript(self._service.fingerprint(values["video"]))
+        found = self._service.transcript(self._service.fingerprint(values["video"]), track=values["track"])
         start_s, end_s = values["start_s"], values["end_s"]
         segments = [
             each

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from vfindex.cli.output import box_words, clock, path_text, plain, print_json
+from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.storage.errors import counted
+from vfindex.storage.records import box_words
 
 
 @pytest.mark.parametrize(

@@ -410,7 +410,7 @@ function keys() {
     }
     const target = event.target;
     if (target.closest("input, select, textarea, dialog")) return;
-    if (target.closest("#transcript") && event.key.startsWith("Arrow")) return; // it scrolls
+    if (target.closest(".lines") && event.key.startsWith("Arrow")) return; // it scrolls
     const acts = target.closest("a, button, summary") && (event.key === "Enter" || event.key === " ");
     const run = (player && !acts ? PLAYER_KEYS[event.key] : undefined) ?? KEYS[event.key];
     if (!run || acts) return;

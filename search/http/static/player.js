@@ -224,21 +224,29 @@ export function watch(page) {
 /** Keep the playhead, the transcript and the end of the moment with the time. */
 function follow(page, video, player, moment, facts) {
   const [head, now, atEnd] = [".head", "#now", "#at-end"].map((selector) => page.querySelector(selector));
-  const lines = [...page.querySelectorAll("#transcript a")].map((link) => ({
-    link, start: Number(link.dataset.seek), end: Number(link.dataset.until),
+  const spans = (selector) => [...page.querySelectorAll(selector)].map((item) => ({
+    item, start: Number(item.dataset.seek), end: Number(item.dataset.until), now: null,
   }));
-  let shown = null;
+  const [lines, boxes] = [spans(".lines a[data-until]"), spans(".boxes rect")];
+  /** Tell each span that begins or ends whether it is under way. */
+  const turn = (found, time, tell) => {
+    for (const span of found) {
+      const isNow = span.start <= time && time < span.end;
+      if (isNow !== span.now) tell(span.item, isNow);
+      span.now = isNow;
+    }
+  };
   const update = () => {
     const { time } = player;
     now.textContent = clock(time);
     head.setAttribute("x", (1000 * (time - facts.from)) / (facts.to - facts.from || 1) - 1.5);
-    const line = lines.findLast(({ start, end }) => start <= time + 0.05 && time < end)?.link ?? null;
-    if (line === shown) return;
-    shown?.removeAttribute("aria-current");
-    line?.setAttribute("aria-current", "true");
-    shown = line;
-    const list = line?.closest("ol");
-    if (list && !list.matches(":hover, :focus-within")) list.scrollTop = line.offsetTop - list.offsetTop - list.clientHeight / 3;
+    turn(boxes, time, (box, isNow) => box.toggleAttribute("hidden", !isNow));
+    turn(lines, time + 0.05, (line, isNow) => {
+      if (isNow) line.setAttribute("aria-current", "true");
+      else line.removeAttribute("aria-current");
+      const list = line.closest("ol");
+      if (isNow && !list.matches(":hover, :focus-within")) list.scrollTop = line.offsetTop - list.offsetTop - list.clientHeight / 3;
+    });
   };
   const end = () => {
     if (moment.end === null || video.paused || player.time < moment.end - LATE_S) return;

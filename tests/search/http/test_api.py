@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
-from library_maker import add_video, axis, clip
+from library_maker import TEXTS, add_video, axis, clip
 from PIL import Image
 from serving import Site, serving
 
@@ -23,6 +23,7 @@ from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import LibraryLocked, QueryError
 from vfindex.storage.maintenance.removal import RemovalSettings, forget_path
+from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import ClipKey, CutEnd
 from vfindex.storage.writer import writing
 
@@ -310,6 +311,21 @@ def test_a_transcript_is_subtitles_too(site: Site, folder: Path) -> None:
     with writing(folder) as writer:
         add_video(writer, "silent", [clip(visual=axis(7))])
     assert site.get("/videos/silent/transcript?format=vtt").body == b"WEBVTT\n"
+
+
+def test_each_track_of_a_transcript_can_be_read(site: Site, folder: Path) -> None:
+    with writing(folder) as writer:
+        add_video(writer, "texts", [clip(visual=axis(7))], [*TEXTS])
+    texts = {
+        track: [each["text"] for each in site.get(f"/videos/texts/transcript{asked}").document["segments"]]
+        for track, asked in {"": "", **{name: f"?track={name}" for name in timed_text_modalities()}}.items()
+    }
+    assert texts == {"": ["hello there"], "speech": ["hello there"], "screen": ["EXIT"], "text": ["Opening"]}
+    for track in ("visual", "title", ""):
+        assert site.get(f"/videos/texts/transcript?track={track}").error == (400, "WrongParameter")
+    said, shown = (site.get(f"/videos/texts/transcript?format={f}").body.decode() for f in ("vtt", "srt&track=screen"))
+    assert "<v Ann Lee>hello there" in said and "EXIT" not in said
+    assert "00:00:02,000 --> 00:00:04,000\nEXIT" in shown and "hello" not in shown
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

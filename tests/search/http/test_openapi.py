@@ -13,6 +13,7 @@ from serving import Site
 from vfindex.search.http.api import MAX_HITS
 from vfindex.search.http.server import GRACE_S
 from vfindex.search.http.settings import Limits
+from vfindex.storage.modalities import timed_text_modalities
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema checks the answers: pip install jsonschema")
 
@@ -109,7 +110,7 @@ def test_the_page_lists_every_endpoint_with_its_parameters(site: Site) -> None:
         if method == "post" and path.endswith("/search"):
             assert taken == {*listed["get", path], "image"}
         elif path.endswith("/transcript"):
-            assert named - {"json", "vtt", "srt"} == taken
+            assert named - {"json", "vtt", "srt", *timed_text_modalities()} == taken
         elif (method, path) == ("post", "/api/v1/runs"):
             assert named - {"reindex", "retry"} == taken
         else:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from agent import Agent, document_of, images_of
 from jsonschema import Draft202012Validator
+from library_maker import TEXTS, add_video, axis, clip
 
 from vfindex.search.mcp.documents import NOTICE
 from vfindex.search.mcp.tools import tools_of
 from vfindex.search.query.parser import parse
 from vfindex.search.service import SearchService
+from vfindex.storage.writer import writing
 
 READING = {"search_moments", "find_similar", "get_transcript", "show_frames", "get_video", "library_status"}
 
@@ -127,6 +129,22 @@ def test_a_transcript_comes_in_parts(agent: Agent) -> None:
     assert part["segments"] + rest["segments"] == whole["segments"]
     middle = agent.call("get_transcript", video="v0", start_s=2, end_s=4)
     assert [each["start_s"] for each in middle["segments"]] == [2, 3]
+
+
+def test_each_text_says_where_it_stands_and_who_speaks(agent: Agent, folder: Path) -> None:
+    with writing(folder) as writer:
+        add_video(writer, "texts", [clip(visual=axis(7))], [*TEXTS])
+    [said] = agent.call("get_transcript", video="texts")["segments"]
+    assert (said["untrusted_text"], said["untrusted_speakers"]) == ("hello there", ["Ann Lee"])
+    assert "on_picture" not in said
+    [shown] = agent.call("get_transcript", video="texts", track="screen")["segments"]
+    assert (shown["untrusted_text"], shown["on_picture"]) == ("EXIT", "bottom left, x 12-25 %, y 75-88 %")
+    [chapter] = agent.call("get_transcript", video="texts", track="text")["segments"]
+    assert (chapter["untrusted_text"], chapter["source"]) == ("Opening", "chapter")
+    assert agent.fails("get_transcript", video="texts", track="title").startswith("track must be one of speech, screen")
+    assert agent.call("get_video", video="texts")["segments"] == {"speech": 1, "screen": 1, "text": 1}
+    [match] = agent.call("search_moments", query='"hello there"', limit=1)["hits"][0]["matches"]
+    assert (match["track"], match["untrusted_speakers"]) == ("speech", ["Ann Lee"])
 
 
 def test_frames_are_images(agent: Agent) -> None:
