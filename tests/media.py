@@ -89,9 +89,10 @@ class Spec:
     """The parameters of `make_video`; times in seconds, sizes in pixels.
 
     keyframe_s: distance of keyframes. times_s: presentation times instead of a constant rate. start_s: added to all
-    times. tone_hz: one tone per channel, 0: silence; None: no audio. tone_s: duration of the audio, None: of the video.
-    tone_gap_s: span without audio packets. aspect: of a pixel. rotation_deg: counter-clockwise rotation by the player
-    (MP4 and MOV). text: subtitles as (start_s, end_s, text).
+    times. time_base: of the codec, None: milliseconds, as in Matroska. tone_hz: one tone per channel, 0: silence; None:
+    no audio. tone_s: duration of the audio, None: of the video. tone_gap_s: span without audio packets. audio_tracks:
+    how many, all alike; each has another language. aspect: of a pixel. rotation_deg: counter-clockwise rotation by the
+    player (MP4 and MOV). text: subtitles as (start_s, end_s, text).
     """
 
     shots: Sequence[Shot] = (Shot("red"), Shot("blue"))
@@ -104,9 +105,11 @@ class Spec:
     b_frames: int = 0
     times_s: Sequence[float] | None = None
     start_s: float = 0.0
+    time_base: Fraction | None = None
     tone_hz: float | Sequence[float] | None = None
     tone_s: float | None = None
     tone_gap_s: tuple[float, float] | None = None
+    audio_tracks: int = 1
     aspect: Fraction = Fraction(1)
     rotation_deg: int = 0
     text: Sequence[tuple[float, float, str]] = ()
@@ -125,15 +128,15 @@ def make_video(path: Path, **options: Any) -> Path:
     with av.open(str(path), "w", options=spec.container_options) as container:
         container.metadata.update(spec.tags)
         video = _video_stream(container, spec)
-        audio = _audio_stream(container, spec)
+        audio = [] if spec.tone_hz is None else [_audio_stream(container, spec, n) for n in range(spec.audio_tracks)]
         if spec.text:
             _write_text(container, spec)
         frames = shot_frames(spec.shots, spec.fps, spec.width, spec.height)
         if spec.times_s is not None:
             frames = [(time_s, image) for time_s, (_, image) in zip(spec.times_s, frames, strict=False)]
         end_s = _encode_video(container, video, spec, frames)
-        if audio is not None:
-            _encode_audio(container, audio, spec, spec.tone_s if spec.tone_s is not None else end_s)
+        for track in audio:
+            _encode_audio(container, track, spec, spec.tone_s if spec.tone_s is not None else end_s)
     return path
 
 
@@ -145,7 +148,7 @@ def _video_stream(container: Any, spec: Spec) -> Any:
     context = video.codec_context
     # Some codecs and containers only support multiples of the frame duration.
     rigid = spec.codec.startswith(("mpeg1", "mpeg2")) or container.name.endswith(".avi")
-    context.time_base = 1 / Fraction(spec.fps).limit_denominator(1001) if rigid else TIME_BASE
+    context.time_base = 1 / Fraction(spec.fps).limit_denominator(1001) if rigid else spec.time_base or TIME_BASE
     context.gop_size = max(1, round(spec.keyframe_s * spec.fps))
     context.max_b_frames = spec.b_frames
     context.bit_rate = 400_000
@@ -157,13 +160,14 @@ def _video_stream(container: Any, spec: Spec) -> Any:
     return video
 
 
-def _audio_stream(container: Any, spec: Spec) -> Any:
-    if spec.tone_hz is None:
-        return None
+def _audio_stream(container: Any, spec: Spec, number: int) -> Any:
     codec = {"webm": "libopus", "ogv": "libopus", "mpg": "mp2"}.get(container.name.rpartition(".")[2], "aac")
     rate = 48_000 if codec == "libopus" else SAMPLE_RATE_HZ if codec == "aac" else 44_100
     layout = LAYOUTS[np.size(spec.tone_hz)]
-    return container.add_stream(codec if layout in ("mono", "stereo") else "pcm_s16le", rate=rate, layout=layout)
+    stream = container.add_stream(codec if layout in ("mono", "stereo") else "pcm_s16le", rate=rate, layout=layout)
+    if spec.audio_tracks > 1:
+        stream.metadata["language"] = ("eng", "deu", "fra")[number]
+    return stream
 
 
 def _encode_video(container: Any, video: Any, spec: Spec, frames: list[tuple[float, NDArray[np.uint8]]]) -> float:
