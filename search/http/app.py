@@ -20,7 +20,7 @@ from vfindex.search.http.api import PREFIX, Api, Tools
 from vfindex.search.http.endpoints import endpoints_of
 from vfindex.search.http.media import Media
 from vfindex.search.http.openapi import openapi
-from vfindex.search.http.pages import STATIC_FOLDER, Pages
+from vfindex.search.http.pages import STATIC_FOLDER, Pages, problem_response
 from vfindex.search.http.security import HEADERS, MCP, Gate
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
@@ -29,6 +29,7 @@ from vfindex.storage.errors import VfindexError
 
 logger = logging.getLogger(__name__)
 _KINDS = {400: "BadRequest", 404: "NotFound", 405: "MethodNotAllowed"}
+_WORDS = {404: "there is nothing at this address", 405: "this address does not take that method"}
 _BUG = "this is a bug of vfindex: please report it with the lines that the server printed"
 
 
@@ -60,6 +61,13 @@ def create_app(
     async def description(_: Request) -> Response:
         return Response(document, 200, {"cache-control": "private, max-age=3600"}, JSON)
 
+    async def bug(request: Request, exc: Exception) -> Response:
+        logger.error("%s %s", request.method, request.url.path, exc_info=exc)
+        scope = {**request.scope, "root_path": settings.root_path}  # as the gate, which this answer does not pass
+        answer = problem_response(scope, Refusal(500, "Bug", _BUG))
+        answer.headers.update(HEADERS)
+        return answer
+
     app = Starlette(
         routes=[
             *(Route(each.path, each.__call__, methods=[each.method], name=each.name) for each in endpoints),
@@ -69,27 +77,20 @@ def create_app(
             Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
         ],
         middleware=[Middleware(Gate, settings, sessions)],
-        exception_handlers={Refusal: _error, VfindexError: _error, HTTPException: _error, Exception: _bug},
+        exception_handlers={Refusal: _error, VfindexError: _error, HTTPException: _error, Exception: bug},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a path with another slash is another path
     return app
 
 
-async def _error(_: Request, exc: Exception) -> Response:
+async def _error(request: Request, exc: Exception) -> Response:
     """Return the answer to an error; of the framework: an unknown path or method, a form that cannot be read."""
     if isinstance(exc, VfindexError):
-        return Refusal.of(exc).response()
-    if isinstance(exc, HTTPException):
-        kind = _KINDS.get(exc.status_code, "BadRequest")
-        return Refusal(exc.status_code, kind, exc.detail, headers=exc.headers).response()
-    if isinstance(exc, Refusal):
-        return exc.response()
-    raise exc
-
-
-async def _bug(request: Request, exc: Exception) -> Response:
-    logger.error("%s %s", request.method, request.url.path, exc_info=exc)
-    answer = Refusal(500, "Bug", _BUG).response()
-    answer.headers.update(HEADERS)
-    return answer
+        exc = Refusal.of(exc)
+    elif isinstance(exc, HTTPException):
+        kind, words = _KINDS.get(exc.status_code, "BadRequest"), _WORDS.get(exc.status_code, exc.detail)
+        exc = Refusal(exc.status_code, kind, words, headers=exc.headers)
+    if not isinstance(exc, Refusal):
+        raise exc
+    return problem_response(request.scope, exc)

@@ -26,7 +26,7 @@ from vfindex.search.http.endpoints import CLIP, FINGERPRINT, form_of
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
 from vfindex.search.query.image import Picture
-from vfindex.search.query.parser import parse
+from vfindex.search.query.parser import FILTER_EXAMPLES, parse
 from vfindex.search.results import Hit, Hits, Status, VideoInfo, VideoList
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import QueryError, VfindexError
@@ -39,7 +39,7 @@ STATIC_FOLDER = FOLDER / "static"
 # Videos on a page of results, hits of one video on its own page, rows of the table of videos.
 PAGE_CARDS, VIDEO_HITS, PAGE_ROWS = 24, 50, 100
 MAX_CARDS = 240
-FILTERS = ("in:", "after:", "before:", "longer:", "shorter:", "lang:")
+FILTERS = tuple(f"{name}:" for name in FILTER_EXAMPLES)
 EXAMPLES = (
     "dog running in park",
     "people talking at a table",
@@ -48,6 +48,16 @@ EXAMPLES = (
     "door opens then person enters within 20s",
     "city at night longer:30s",
 )
+# Titles of pages of errors, by status.
+_PROBLEMS = {
+    400: "That cannot be read",
+    403: "Not allowed",
+    404: "Not here",
+    421: "Another address",
+    429: "Too many requests",
+    500: "A bug",
+    503: "Not now",
+}
 # A path and a query; "//host" and "/\\host" lead to other hosts.
 _IS_LOCAL = re.compile(r"/(?![/\\])[!-~]*")
 
@@ -89,6 +99,18 @@ def login_page(
         query = scope["query_string"].decode("latin-1")
         here = f"{scope['path']}?{query}" if query else str(scope["path"])
     return page(scope, "login.html", 401, here=here, reload=is_from_elsewhere, wrong=wrong)
+
+
+def problem_response(scope: Connection, problem: Refusal) -> Response:
+    """Return the answer to an error: a page where a browser asks for one, else the form of the REST interface."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    accepts = next((value for name, value in scope["headers"] if name == b"accept"), b"")
+    if b"text/html" not in accepts or path.removeprefix(root).startswith("/api/"):
+        return problem.response()
+    title = _PROBLEMS.get(problem.status, "That did not work")
+    shown = page(scope, "error.html", problem.status, title=title, problem=problem)
+    shown.headers.update({"cache-control": "no-store", **problem.headers})
+    return shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +225,9 @@ class Pages:
     async def video(self, request: Request) -> Response:
         """Return the page of a video, at the time `t` or at the clip `clip`, with the hits of `q` in it."""
         fingerprint, given = request.path_params["fingerprint"], request.query_params
-        try:
-            if FINGERPRINT.fullmatch(fingerprint) is None:
-                raise not_found("the library has no such video")
-            await self._workers.run(known_video, self._service, fingerprint)
-        except Refusal as exc:
-            return page(request.scope, "error.html", exc.status, problem=exc)
+        if FINGERPRINT.fullmatch(fingerprint) is None:
+            raise not_found("the library has no such video")
+        await self._workers.run(known_video, self._service, fingerprint)
         video: VideoInfo = await self._workers.run(self._service.video, fingerprint)
         hits: Sequence[Hit] = await self._workers.run(self._hits_in, video, given.get("q", ""))
         start_s = _seconds(given.get("t"), video.start_s)
@@ -216,6 +235,7 @@ class Pages:
         clip = next((each for each in video.clips if str(each.key.start_ms) == given.get("clip")), None)
         clip = clip or next((each for each in reversed(video.clips) if each.start_s <= start_s + 0.001), None)
         shown = next((hit for hit in hits if clip is not None and hit.key == clip.key), None)
+        shown = shown or next((hit for hit in hits if hit.start_s <= start_s < hit.end_s), None)
         return page(
             request.scope,
             "video.html",

@@ -16,7 +16,7 @@ from starlette.types import Scope as Connection
 
 from vfindex.search.http.answers import Refusal
 from vfindex.search.http.limits import Incomplete, LimitedBody, RateLimit, too_large, too_many
-from vfindex.search.http.pages import login_page
+from vfindex.search.http.pages import login_page, problem_response
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Scope, Settings, is_address, is_loopback
 
@@ -88,7 +88,7 @@ class Gate:
                 return
             await self._app(scope, body, guarded)
         except Refusal as exc:
-            await exc.response()(scope, receive, guarded)
+            await problem_response(scope, exc)(scope, receive, guarded)
         except Incomplete:
             return  # the answer is not complete, so the server closes the connection
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -21,7 +21,7 @@ CARD_HITS = 4
 # Width of a timeline, in its own units.
 TIMELINE = 1000.0
 _WORD = re.compile(r"\w+")
-# A word form may lack this many of the last letters of a keyword: `running` marks `runs`.
+# A word form may lack this many of the last letters of a keyword: `jumping` marks `jumps`.
 _ENDING, _STEM = 3, 3
 
 
@@ -163,14 +163,13 @@ def _without_term(query: Query, number: int, place: int) -> str:
 def _filters(filters: Filters) -> list[tuple[str, Filters]]:
     """Return each filter as text, with the filters that are left without it."""
     found = []
-    for name in ("inside", "languages"):
-        values: tuple[str, ...] = getattr(filters, name)
-        for value in values:
-            rest = tuple(each for each in values if each != value)
-            found.append((str(_with(Filters(), name, (value,))), _with(filters, name, rest)))
-    for name in ("since", "until", "longer_s", "shorter_s"):
+    for name in (each.name for each in fields(filters)):
         value = getattr(filters, name)
-        if value is not None:
+        if isinstance(value, tuple):
+            for one in value:
+                rest = tuple(each for each in value if each != one)
+                found.append((str(_with(Filters(), name, (one,))), _with(filters, name, rest)))
+        elif value is not None:
             found.append((str(_with(Filters(), name, value)), _with(filters, name, None)))
     return found
 

@@ -42,7 +42,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|sec|seconds?|m|min|minutes?|h|hours?)")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{1,8})*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-_EXAMPLES = {
+# Name of a filter -> it as typed.
+FILTER_EXAMPLES = {
     "in": "in:holiday/*",
     "after": "after:2026-01-31",
     "before": "before:2026-01-31",
@@ -167,7 +168,7 @@ def _read_filter(text: str, match: re.Match[str], read: _Read) -> int:
     value, end = _quoted(text, start) if quoted else (token[0] if token else "", token.end() if token else start)
     if not value.strip():
         raise QueryError(
-            f"the filter {name}: needs a value right after the colon, as in {_EXAMPLES[name]}", match.start()
+            f"the filter {name}: needs a value right after the colon, as in {FILTER_EXAMPLES[name]}", match.start()
         )
     key, parsed = _filter_value(name, value, start)
     if isinstance(parsed, str):
@@ -196,7 +197,7 @@ def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date
             return ("since" if name == "after" else "until"), date.fromisoformat(value)
         except ValueError:
             raise QueryError(f"there is no day {value}", position) from None
-    raise QueryError(f"the filter {name}: does not take {value!r}; write it as in {_EXAMPLES[name]}", position)
+    raise QueryError(f"the filter {name}: does not take {value!r}; write it as in {FILTER_EXAMPLES[name]}", position)
 
 
 def _seconds(text: str) -> float | None:

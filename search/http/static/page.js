@@ -42,6 +42,7 @@ function pageAt(address, form = null) {
     const request = new XMLHttpRequest();
     request.open(form ? "POST" : "GET", address);
     request.responseType = "document";
+    request.setRequestHeader("accept", "text/html");
     request.onload = () => (request.response ? resolve(request.response) : reject(new Error("the server sent no page")));
     request.onerror = () => reject(new Error("the server does not answer"));
     request.send(form);

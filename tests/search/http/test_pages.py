@@ -1,0 +1,201 @@
+"""The pages as they are without JavaScript: what they show of the library, links and forms, and pages of errors."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from library_maker import TEXTS, add_video, axis, clip
+from serving import Answer, Site, logged_in, serving
+
+from vfindex.search.http.settings import Settings, Tokens
+from vfindex.search.service import SearchService
+from vfindex.storage.writer import writing
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def page_of(site: Site, path: str, status: int = 200) -> str:
+    """Return a page as a browser gets it."""
+    answer = site.ask(path, headers=BROWSER)
+    assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8"), path
+    return answer.body.decode()
+
+
+def shown(html: str) -> str:
+    """Return the text of a page or a part of it, on one line."""
+    return " ".join(unescape(re.sub("<[^>]*>", " ", html)).split())
+
+
+def links(html: str) -> list[str]:
+    return [unescape(each) for each in re.findall('href="([^"]*)"', html)]
+
+
+# --- searching ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_question_there_are_examples_and_saved_ones(site: Site) -> None:
+    site.post("/saved", {"name": "nightly <b>", "text": "number 3"})
+    page = page_of(site, "/")
+    assert "/?q=dog%20running%20in%20park" in links(page)
+    assert "/?q=number%203" in links(page) and "nightly <b>" in shown(page)
+
+
+def test_results_are_a_card_a_video_with_its_words(site: Site, service: SearchService) -> None:
+    page = page_of(site, f"/?q={quote('number 2')}")
+    hits = service.search("number 2", top_k=100)
+    cards = re.findall(r'<li class="card" data-clip="([^":]*):\d+">', page)
+    assert cards == [hit.key.fingerprint for hit in hits]
+    assert "<mark>number</mark> <mark>2</mark>" in page
+    assert 'value="number 2"' in page
+    best = hits[0]
+    moment = f"/videos/v2?clip={best.key.start_ms}&t={best.start_s}&end={best.end_s}&q=number%202"
+    assert moment in links(page)
+
+
+def test_two_moments_are_two_thumbnails(site: Site) -> None:
+    page = page_of(site, f"/?q={quote('shown:2 then shown:2 within 20s')}")
+    [pair] = re.findall('<a class="shot pair".*?</a>', page, re.S)[:1]
+    assert len(re.findall("<img ", pair)) == 2
+
+
+def test_a_wrong_question_shows_its_character(site: Site) -> None:
+    page = page_of(site, f"/?q={quote('dog before:never <b>')}", 400)
+    assert '<pre aria-hidden="true">dog before:<mark>n</mark>ever &lt;b&gt;</pre>' in page
+    assert "aria-invalid" in page
+
+
+def test_parts_of_a_question_are_links_without_them(site: Site) -> None:
+    page = page_of(site, f"/?q={quote('number 2 lang:en')}&like=v1:0")
+    assert "/?q=number+2&like=v1%3A0" in links(page)
+    assert "/?q=number+2+lang%3Aen" in links(page)
+
+
+def test_weak_hits_are_asked_for(site: Site, service: SearchService) -> None:
+    assert "No confident match" in shown(page_of(site, f"/?q={quote('in:nowhere dog')}"))
+    assert "weak hits too" in shown(page_of(site, "/?q=2&all"))
+
+
+def test_further_results_are_a_link(site: Site, folder: Path) -> None:
+    with writing(folder) as writer:
+        for number in range(30):
+            add_video(writer, f"more{number}", [clip(visual=axis(7))])
+        writer.publish()
+    first = page_of(site, "/?q=7")
+    assert first.count('<li class="card"') == 24
+    [more] = [each for each in links(first) if "first=" in each]
+    second = page_of(site, more)
+    cards = [re.findall('<li class="card" data-clip="([^"]*)"', page) for page in (first, second)]
+    assert cards[1] and not set(cards[0]) & set(cards[1])
+
+
+# --- a video --------------------------------------------------------------------------------------------------------
+
+
+def test_a_video_has_each_text_and_its_speakers(site: Site, folder: Path) -> None:
+    with writing(folder) as writer:
+        add_video(writer, "texts", [clip(visual=axis(7))], [*TEXTS])
+    page = page_of(site, "/videos/texts")
+    said, rest = page.split('id="transcript"')[1].split("</ol>", 1)
+    assert "Ann Lee: hello there" in shown(said) and "EXIT" not in said
+    assert "Text on the picture" in rest and "0:02 EXIT" in shown(rest)
+    assert "Opening" not in shown(rest), "a chapter is no text of the picture"
+    assert "?t=1.0" in links(page)
+
+
+def test_what_the_question_found_on_the_picture_is_framed(site: Site, folder: Path) -> None:
+    with writing(folder) as writer:
+        add_video(writer, "texts", [clip(visual=axis(7), speech=axis(7))], [*TEXTS])
+        writer.publish()
+    page = page_of(site, "/videos/texts?q=7%20hello&clip=0")
+    assert "Ann Lee: hello there" in shown(page.split('<dl class="why">')[1])
+    assert "<rect hidden" not in page, "what is said stands nowhere"
+
+
+def test_a_moment_has_its_hit_and_those_of_the_video(site: Site, service: SearchService) -> None:
+    page = page_of(site, "/videos/v2?clip=5000&t=5&end=10&q=2")
+    assert 'data-start="5.0" data-end="10.0"' in page
+    assert 'data-clip="v2:5000"' in page
+    assert shown(page).count("Why") == 1
+    assert re.findall(r'data-hit="([^"]*)" data-until="([^"]*)"', page) == [("0.0", "10.0")]
+    bare = page_of(site, "/videos/v2?t=now&end=<b>&clip=x&q=before:never")
+    assert 'data-start="0.0" data-end=""' in bare and "Why" not in shown(bare)
+
+
+# --- marks ----------------------------------------------------------------------------------------------------------
+
+
+def test_marks_are_shown_by_list_without_judgements(site: Site) -> None:
+    site.post("/marks", {"clip": "v1:0", "list": "a & b", "note": "good"})
+    site.post("/marks", {"clip": "v2:0"})
+    site.post("/marks", {"clip": "v3:0", "list": "judgements", "question": "x", "grade": 0})
+    page = page_of(site, f"/marks?list={quote('a & b')}")
+    assert re.findall('data-clip="([^"]*)"', page) == ["v1:0"] and "good" in shown(page)
+    assert {"?list=a%20%26%20b", "?list=marks"} <= set(links(page))
+    assert "/api/v1/export?format=edl&list=a%20%26%20b" in links(page)
+    assert "judgements" not in page
+    assert "No marks in this list yet" in shown(page_of(site, "/marks?list=none"))
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def check_error(answer: Answer, status: int, words: str) -> None:
+    """An error is a page of the server, with its headers, that is not kept."""
+    assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert answer.headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert words in shown(answer.body.decode())
+
+
+def test_a_browser_gets_a_page_of_an_error(site: Site) -> None:
+    check_error(site.ask("/videos/none", headers=BROWSER), 404, "the library has no video with this fingerprint")
+    check_error(site.ask("/videos/..%2fx", headers=BROWSER), 404, "Not here")
+    check_error(site.ask("/nothing", headers=BROWSER), 404, "there is nothing at this address")
+    crossing = {**BROWSER, "sec-fetch-site": "cross-site"}
+    check_error(site.ask("/logout", "POST", b"", crossing), 403, "a page of another site made this request")
+    check_error(site.ask("/", headers={**BROWSER, "host": "evil.example"}), 421, "does not answer to that name")
+    check_error(site.ask("/library", "POST", b"", BROWSER), 405, "does not take that method")
+    check_error(site.ask("/", headers={**BROWSER, "x-a": "a" * 20_000}), 431, "more than")
+
+
+def test_programs_get_json_of_an_error(site: Site) -> None:
+    assert site.ask("/nothing", headers={"accept": "*/*"}).error == (404, "NotFound")
+    assert site.ask("/videos/none").error == (404, "NotFound")
+    assert site.ask("/api/v1/videos/none", headers=BROWSER).error == (404, "NotFound")
+    assert site.ask("/api/v1/nothing", headers=BROWSER).error == (404, "NotFound")
+
+
+def test_a_library_that_is_gone_is_said_on_the_page(site: Site, folder: Path, service: SearchService) -> None:
+    service.close()
+    shutil.rmtree(folder)
+    answer = site.ask("/library", headers=BROWSER)
+    check_error(answer, 503, "Not now")
+    assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize("root", ["", "/films"])
+def test_a_bug_is_a_page_without_its_reason(service: SearchService, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SearchService, *_: object) -> None:
+        raise RuntimeError("the secret /home/me")
+
+    monkeypatch.setattr(SearchService, "marks", broken)
+    with serving(service, Settings(root_path=root)) as site:
+        answer = site.ask(f"{root}/marks", headers=BROWSER)
+    check_error(answer, 500, "this is a bug of vfindex")
+    assert b"secret" not in answer.body and b"Traceback" not in answer.body
+    assert f'href="{root}/static/page.css"'.encode() in answer.body
+
+
+def test_an_error_shows_nothing_to_those_who_may_not_ask(service: SearchService) -> None:
+    tokens = Tokens("w" * 32, "r" * 32)
+    with serving(service, Settings(tokens=tokens)) as site:
+        for path in ("/videos/v1", "/videos/none", "/nothing"):
+            assert "Log in" in page_of(site, path, 401)
+        reader = logged_in(site, str(tokens.read))
+        assert "data-may-write" not in page_of(reader, "/marks")
+        assert "data-may-write" in page_of(logged_in(site, tokens.write), "/marks")
