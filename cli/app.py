@@ -24,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from vfindex import __version__
 from vfindex.cli.commands import (
     backup,
+    corrections,
     demo,
     doctor,
     export,
@@ -89,6 +90,7 @@ _COMMANDS = (
     marks,
     save,
     saved,
+    corrections,
     export,
     remove,
     purge,

@@ -103,7 +103,7 @@ class SearchEngine:
                 if self._is_closed:
                     raise closed(self._folder)
                 if library is None or not library.is_in_use():
-                    library = Library.open(self._folder)
+                    library = Library.open(self._folder, corrected=True)
                     refuse_torn(library)
                     self._library = library
         return library

@@ -206,7 +206,8 @@ class SearchService(VideoFiles, UserWriting):
     def version(self) -> str:
         """Return a text that no later state of the libraries has: it changes with each commit, and in each process."""
         with self.opened() as (_, snapshots):
-            return "-".join(each.remembered("version", lambda: secrets.token_hex(8)) for each in snapshots)
+            states = [each.remembered("version", lambda: secrets.token_hex(8)) for each in snapshots]
+            return "-".join([*states, *(each.words.version for each in snapshots)])
 
     @again_if_changed
     def runs(self) -> RunList:

@@ -1,4 +1,4 @@
-"""What people write about a library: marks of clips, and saved questions."""
+"""What people write about a library: marks of clips, corrections of transcripts, and saved questions."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from vfindex.search.libraries import OpenLibraries
-from vfindex.search.query.like import Like, clip_among
+from vfindex.search.libraries import OpenLibraries, existing_video
+from vfindex.search.query.like import Like, clip_among, video_among
 from vfindex.search.query.parser import parse
 from vfindex.search.results import MarkInfo, MarkList, SavedList
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.library import again_if_changed
-from vfindex.storage.records import ClipKey
+from vfindex.storage.records import ClipKey, Line
 
 if TYPE_CHECKING:  # a search does without; its start counts
+    from pathlib import Path
+
+    from vfindex.search.corrections import CorrectionInfo, CorrectionList
+    from vfindex.storage.db.reader import Snapshot
+    from vfindex.storage.db.videos import StoredVideo
     from vfindex.storage.user.data import UserData
     from vfindex.storage.user.records import Mark, SavedQuery
 
 
 class UserWriting(OpenLibraries):
-    """Marks of clips of any of the libraries; lists and saved questions of the first. Written at once."""
+    """Marks and corrections in any of the libraries; lists and saved questions of the first. Written at once."""
 
     def mark(
         self,
@@ -69,6 +74,61 @@ class UserWriting(OpenLibraries):
 
         with self.engine.library().snapshot() as snapshot:
             return marks_with_paths(snapshot, marks)
+
+    @again_if_changed
+    def correct(self, line: Line, text: str, *, by: str | None = None) -> CorrectionInfo:
+        """Store what a line of a transcript should read; return it. Searches and transcripts have it at once.
+
+        line: `Line.of` a segment of a transcript. A later correction of the line replaces this one. by: None for the
+        user of this process. Raises UsageError, also if the video has no such line any more, and LibraryError.
+        """
+        from vfindex.search.corrections import corrections_with_states, line_of
+        from vfindex.storage.user.data import UserData
+
+        with self.opened() as (libraries, snapshots):
+            number, video = self._video(snapshots, line.fingerprint)
+            checked = line_of(snapshots[number].segments(video.id), line)
+            made = UserData.open(libraries[number].root).correct(checked, text, by)
+            [found] = corrections_with_states(snapshots[number], [made]).corrections
+        return found
+
+    @again_if_changed
+    def corrections(self, video: str | Path | None = None) -> CorrectionList:
+        """Return the corrections in a video, a path or a fingerprint; None: all of the first library.
+
+        Those whose line is not there any more are among them. Raises LibraryError.
+        """
+        from vfindex.search.corrections import corrections_with_states
+        from vfindex.storage.user.data import UserData
+
+        with self.opened() as (libraries, snapshots):
+            number, found = (0, None) if video is None else self._video(snapshots, video)
+            written = UserData.open(libraries[number].root).corrections()
+            chosen = [each for each in written if found is None or each.line.fingerprint == found.fingerprint]
+            return corrections_with_states(snapshots[number], chosen)
+
+    def remove_corrections(self, ids: Iterable[int], video: str | Path | None = None) -> CorrectionList:
+        """Delete corrections, all or none, so that the lines read as before; return them. video: see `corrections`.
+
+        Raises UsageError for an id that none of these has, LibraryError.
+        """
+        from vfindex.search.corrections import CorrectionList
+        from vfindex.storage.user.data import UserData, checked_ids
+
+        chosen = checked_ids(ids)
+        known = {each.id: each for each in self.corrections(video).corrections}
+        unknown = set(chosen) - known.keys()
+        if unknown:
+            raise UsageError(f"there is no correction {min(unknown)}; `vfindex corrections` lists them, with their ids")
+        with self.opened() as (libraries, snapshots):
+            number = 0 if video is None else self._video(snapshots, video)[0]
+            UserData.open(libraries[number].root).remove_corrections(chosen)
+        return CorrectionList(tuple(known[id_] for id_ in chosen))
+
+    def _video(self, snapshots: Sequence[Snapshot], name: str | Path) -> tuple[int, StoredVideo]:
+        """Return the number of the first library with a video, and the video. Raises LibraryError."""
+        number, video = video_among(snapshots, name)
+        return number, existing_video(video, name)
 
     def save_query(self, name: str, text: str, by: str | None = None) -> SavedQuery:
         """Store a question under a name; return it. Raises QueryError, and UsageError if another one has the name."""

@@ -30,6 +30,8 @@ from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import QueryModel
 from vfindex.storage.settings_backup import INODE, read_backup
+from vfindex.storage.text.corrected import NO_CORRECTIONS
+from vfindex.storage.user.corrections import CorrectionReader
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,19 +44,23 @@ INDEX_SUFFIX = ".joint"
 class Library:
     """A library folder, for readers. `writer.writing` is for the one writer."""
 
-    def __init__(self, folder: Path, root: Path | None = None) -> None:
-        """folder: of a model version. root: of the library, which says which version is in use; None: `folder`."""
+    def __init__(self, folder: Path, root: Path | None = None, *, corrected: bool = False) -> None:
+        """folder: of a model version. root: of the library, which says which version is in use; None: `folder`.
+
+        corrected: show people's corrections of transcripts in place of what was recognised.
+        """
         self.folder = folder
         self.root = root or folder
         self.thumbs = folder / "thumbs"
         self.index = folder / "index"
+        self._corrections = CorrectionReader(self.root) if corrected else None
         self._is_closed, self._closing = False, Lock()
         self._engine = connect(folder / "library.db", write=False)
         # The last connection to close moves the log into the database, so an unused reader must not stay open.
         weakref.finalize(self, self._engine.dispose)
 
     @classmethod
-    def open(cls, folder: Path) -> Library:
+    def open(cls, folder: Path, *, corrected: bool = False) -> Library:
         """Open the model version in use of the library in `folder`. Raises LibraryNotFound, LibraryDamaged."""
         place = in_use(folder)
         database = place / "library.db"
@@ -65,7 +71,7 @@ class Library:
             raise LibraryNotFound(
                 f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library {folder}"
             )
-        return cls(place, folder)
+        return cls(place, folder, corrected=corrected)
 
     def close(self, *, permanently: bool = False) -> None:
         """Close the pooled connections; those in use close with their snapshot, and a later snapshot opens another.
@@ -85,7 +91,8 @@ class Library:
     def snapshot(self, until_s: float | None = None) -> Snapshot:
         """Return a snapshot of the library as of now, see `Snapshot`. Readers never wait for the writer."""
         try:
-            snapshot = Snapshot(self._engine, until_s)
+            corrections = NO_CORRECTIONS if self._corrections is None else self._corrections.read()
+            snapshot = Snapshot(self._engine, until_s, corrections)
         except LibraryError as exc:
             if self._is_closed:
                 self.close()

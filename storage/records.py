@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from vfindex.storage.modalities import ModalityName, ModelKind, VideoText
 
@@ -47,6 +47,7 @@ class Segment:
     language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for what is recognised, None for subtitles.
     box: where its text stands on the picture, None for text that stands on none. word_times: the position of each word
     in the text, and when it begins, to 0.01 s; empty where unknown. speakers: names, of subtitles that have them.
+    original: the text of the library, where `text` is a person's correction of it.
     Raises ValueError on an empty text or a span that runs backwards.
     """
 
@@ -60,12 +61,32 @@ class Segment:
     box: Box | None = None
     word_times: WordTimes = ()
     speakers: tuple[str, ...] = ()
+    original: str | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("a segment needs text")
         if not 0 <= self.start_s <= self.end_s:
             raise ValueError(f"segment runs from {self.start_s} to {self.end_s}")
+
+
+class Line(NamedTuple):
+    """A segment in any library that has its video, with the text of the library: a correction of it goes by this.
+
+    track: its modality. Another recogniser makes other lines, even at the same time.
+    """
+
+    fingerprint: str
+    track: ModalityName
+    start_ms: int
+    end_ms: int
+    text: str
+
+    @classmethod
+    def of(cls, fingerprint: str, segment: Segment) -> Self:
+        """Return the line of a segment."""
+        text = segment.text if segment.original is None else segment.original
+        return cls(fingerprint, segment.track, round(1000 * segment.start_s), round(1000 * segment.end_s), text)
 
 
 def box_of(stored: str | None) -> Box | None:

@@ -72,7 +72,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     library: LibrariesOption = None,
 ) -> None:
-    """Export moments or a video for other programs (docs/export.md).
+    """Export moments or a video for other programs.
 
     Subtitles, tables, playlists, edit lists, cuts, tags. Exits with 1 if there is nothing to export.
     """

@@ -24,7 +24,7 @@ def command(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List marks in the order in which they were made, or delete some.
+    """List marks, the oldest first, or delete some.
 
     A mark stays when its video leaves the library. Exits with 1 if there is none.
     """

@@ -88,7 +88,8 @@ def _print(video: VideoInfo) -> None:
 def _print_segments(segments: Sequence[Segment]) -> None:
     for segment in segments:
         sure = "" if segment.confidence is None else f" {segment.confidence:.2f}"
-        where = f"{clock(segment.start_s, tenths=True):>9} [{segment.source}{sure}]"
+        corrected = "" if segment.original is None else ", corrected"
+        where = f"{clock(segment.start_s, tenths=True):>9} [{segment.source}{sure}{corrected}]"
         on_picture = f"  ({box_words(segment.box)})" if segment.box else ""
         speakers = f"{', '.join(segment.speakers)}: " if segment.speakers else ""
         print(plain(f"  {where} {speakers}{segment.text}{on_picture}"))

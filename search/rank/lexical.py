@@ -194,7 +194,8 @@ def _required_postings(
 ) -> dict[Keyword, Postings]:
     """Return the postings of required keywords; those of the last queries are cached until the next commit."""
     cached: dict[Hashable, Postings] = snapshot.remembered("postings", dict)
-    key = tuple((keyword.text, keyword.exact, keyword.modalities) for keyword in keywords)
+    asked = tuple((keyword.text, keyword.exact, keyword.modalities) for keyword in keywords)
+    key = (snapshot.words.version, asked)
     documents = cache(lambda: _documents_to_check(snapshot, keywords, videos))
 
     def postings(number: int) -> Postings:

@@ -242,6 +242,23 @@ def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, frozenset[int]]:
     return {name: frozenset(videos) for name, videos in found.items()}
 
 
+def said_during(rows: Rows, clip_ids: Collection[int], corrected: Mapping[int, str]) -> dict[int, str]:
+    """Return clip id -> its transcript, segments joined by a space; clips without one are left out.
+
+    corrected: segment id -> what it should read.
+    """
+    lines: dict[int, list[str]] = {}
+    among = "(SELECT value FROM json_each(?))"
+    for clip_id, segment_id, line in rows(
+        "SELECT c.id, s.id, s.text FROM clip c JOIN segment s"
+        " ON s.video_id = c.video_id AND s.start_s < c.end_s AND s.end_s > c.start_s"
+        f" WHERE s.track IN {among} AND c.id IN {among} ORDER BY c.id, s.start_s, s.id",
+        (json.dumps(spoken_modalities()), json.dumps(list(clip_ids))),
+    ):
+        lines.setdefault(clip_id, []).append(corrected.get(segment_id, line))
+    return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
+
+
 def languages_of(rows: Rows, video_ids: Collection[int]) -> dict[int, list[str]]:
     """Return video id -> the languages of its transcript, in alphabetical order."""
     found: dict[int, list[str]] = {}

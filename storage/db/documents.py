@@ -24,7 +24,7 @@ from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 _BATCH = 10_000
 CREATE_WORDS = f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\")"
 # The columns of a segment's row that its record has, in the order of its fields.
-SEGMENT_COLUMNS = tuple(schema.segment.c[field.name] for field in fields(Segment))
+SEGMENT_COLUMNS = tuple(schema.segment.c[field.name] for field in fields(Segment) if field.name in schema.segment.c)
 
 
 def set_documents(connection: Connection, video_id: int, documents: Sequence[Document]) -> None:

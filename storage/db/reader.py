@@ -27,8 +27,9 @@ from vfindex.storage.files.names import resolve
 from vfindex.storage.ids import FEW_VIDEOS
 from vfindex.storage.joint.codecs import unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.modalities import ModalityName, spoken_modalities
+from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Segment
+from vfindex.storage.text.corrected import NO_CORRECTIONS, Corrections
 from vfindex.storage.text.full_text import Words
 
 __all__ = ["Generation", "Snapshot", "StoredClip", "StoredVectors", "StoredVideo"]
@@ -61,13 +62,16 @@ class Snapshot:
     Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one that it cannot read.
     """
 
-    def __init__(self, engine: Engine, until_s: float | None = None) -> None:
-        """until_s: time of `time.monotonic` from which on reading raises QueryTimeout."""
+    def __init__(self, engine: Engine, until_s: float | None = None, corrections: Corrections = NO_CORRECTIONS) -> None:
+        """until_s: time of `time.monotonic` from which on reading raises QueryTimeout.
+
+        corrections: shown in place of the text of their lines.
+        """
         self._engine, self._pool = engine, engine.pool
         self._connection, self._cache = begin_reading(engine)
         self._until_s, self._limits = until_s, ExitStack()
         self._limits.enter_context(time_limit(self._connection, until_s))
-        self.words = Words(self._fetched, self.remembered)
+        self.words = Words(self._fetched, self.remembered, corrections)
         try:
             complete(self._connection, self.remembered("completing", lambda: completing_statements(self._connection)))
         except DBAPIError as exc:
@@ -382,21 +386,14 @@ class Snapshot:
 
     def segments(self, video_id: int) -> list[Segment]:
         """Return the segments of a video, of all tracks, in order of time."""
-        s = schema.segment.c
-        query = select(*SEGMENT_COLUMNS).where(s.video_id == video_id)
-        return [Segment(*row) for row in self._rows(query.order_by(s.start_s, s.id))]
+        s, corrected = schema.segment.c, self.words.corrected
+        query = select(s.id, *SEGMENT_COLUMNS).where(s.video_id == video_id)
+        rows = self._rows(query.order_by(s.start_s, s.id))
+        return [corrected.segment(id_, Segment(*values)) for id_, *values in rows]
 
     def said(self, clip_ids: Sequence[int]) -> dict[int, str]:
         """Return clip id -> its transcript, segments joined by a space; clips without one are left out."""
-        lines: dict[int, list[str]] = {}
-        for clip_id, line in self._fetched(
-            "SELECT c.id, s.text FROM clip c JOIN segment s"
-            " ON s.video_id = c.video_id AND s.start_s < c.end_s AND s.end_s > c.start_s"
-            f" WHERE s.track IN {_AMONG} AND c.id IN {_AMONG} ORDER BY c.id, s.start_s, s.id",
-            (json.dumps(spoken_modalities()), json.dumps(list(clip_ids))),
-        ):
-            lines.setdefault(clip_id, []).append(line)
-        return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
+        return clips.said_during(self._fetched, clip_ids, self.words.corrected.segments)
 
     def coverage(self, video_id: int) -> list[Mapping[str, str]]:
         """Return for each unit, in order, modality -> a sentence on its coverage."""

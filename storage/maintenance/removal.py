@@ -27,7 +27,7 @@ from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.maintenance.raw_bytes import files_with
 from vfindex.storage.records import Chapter, Document
 from vfindex.storage.user.data import UserData
-from vfindex.storage.user.database import NAME
+from vfindex.storage.user.records import NAME
 from vfindex.storage.writer import Writer, locked, writing
 
 # Marks named in a report.
@@ -176,7 +176,7 @@ def _forget(
             result.places[name] = _of_other(place, number, (remove, gone), settings)
     model_versions.discard(folder, [])  # the rest of an interrupted --discard
     shared = _shared(folder, settings.cache, _still_foreign(writer, gone))
-    result.places["library"] = [_marks(folder, gone), *shared]
+    result.places["library"] = [*_written(folder, gone), *shared]
 
 
 def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], settings: RemovalSettings) -> list[Place]:
@@ -381,17 +381,23 @@ def _pictures(writer: Writer, gone: _Contents) -> Place:
     return Place("thumbnails", "thumbs/", left, "they could not be deleted" if left else "")
 
 
-def _marks(folder: Path, gone: _Contents) -> Place:
+def _written(folder: Path, gone: _Contents) -> list[Place]:
     """Check for what people have written about the videos, which a removal leaves to them."""
+    data, prints = UserData.open(folder), set(gone.prints.values())
     try:
-        ids = [mark.id for mark in UserData.open(folder).marks_of(gone.prints.values())]
+        marks = [mark.id for mark in data.marks_of(prints)]
+        corrections = sorted(each.id for each in data.corrections() if each.line.fingerprint in prints)
     except LibraryError as exc:
-        return Place("marks", NAME, 1, str(exc))
+        return [Place("marks", NAME, 1, str(exc))]
+    return [_left(ids, noun) for ids, noun in ((marks, "mark"), (corrections, "correction"))]
+
+
+def _left(ids: Sequence[int], noun: str) -> Place:
     few = " ".join(f"--remove {id_}" for id_ in ids[:MAX_SHOWN])
     more = " ..." if len(ids) > MAX_SHOWN else ""
-    made = f"{counted(len(ids), 'mark')} {'was' if len(ids) == 1 else 'were'} made in it"
-    note = f"{made}; to delete: vfindex marks {few}{more}" if ids else ""
-    return Place("marks", NAME, len(ids), note)
+    made = f"{counted(len(ids), noun)} {'was' if len(ids) == 1 else 'were'} made in it"
+    note = f"{made}; to delete: vfindex {noun}s {few}{more}" if ids else ""
+    return Place(f"{noun}s", NAME, len(ids), note)
 
 
 def _shared(folder: Path, cache: Path | None, needles: list[bytes]) -> list[Place]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vfindex.storage.ids import FEW_VIDEOS, Ids, in_sorted, listed
 from vfindex.storage.records import Box, SegmentSource, WordTimes, box_of, word_times_of
 from vfindex.storage.text.bm25 import saturations
+from vfindex.storage.text.corrected import NOTHING_CORRECTED, CorrectedText, Corrections, moved_times
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
 from vfindex.storage.text.id_ranges import Spans, around, newest_part, outside
 from vfindex.storage.text.tokenizer import index_form
@@ -107,10 +108,30 @@ class WordMatch:
 class Words:
     """Full text search of one snapshot, `Snapshot.words`."""
 
-    def __init__(self, rows: Rows, remembered: Remembered) -> None:
+    def __init__(self, rows: Rows, remembered: Remembered, corrections: Corrections) -> None:
         self._rows = rows
         self._remembered = remembered
+        self._corrections = corrections
+        self._corrected = None if corrections.lines else NOTHING_CORRECTED
         self._whole: dict[str, Ids] = {}
+
+    @property
+    def version(self) -> str:
+        """Differs where corrections differ; a state of the library has any number of them."""
+        return self._corrections.version
+
+    @property
+    def corrected(self) -> CorrectedText:
+        """The corrected lines among these documents, cached until the next commit or correction."""
+        if self._corrected is None:
+            known: dict[str, CorrectedText] = self._remembered("corrected", dict)
+            found = known.get(self.version)
+            if found is None:
+                found = CorrectedText.of(self._rows, self._corrections, self._fold)
+                known.clear()
+                known[self.version] = found
+            self._corrected = found
+        return self._corrected
 
     def match(self, phrases: Sequence[str], limit: int, videos: Collection[int] | None = None) -> list[WordMatch]:
         """Return the documents that hold any of the words or phrases, best first by BM25 (Robertson and Zaragoza 2009).
@@ -130,16 +151,20 @@ class Words:
         scores, holding = compare(lists, worth)
         best = sorted(scores, key=lambda id_: (-scores[id_], -id_))[:limit]
         rows = self._rows(_CHOSEN, (_json(best),)) if best else []
-        return [replace(_match(row), bm25=scores[row[0]], phrases=frozenset(holding[row[0]])) for row in rows]
+        return [replace(self._read(row), bm25=scores[row[0]], phrases=frozenset(holding[row[0]])) for row in rows]
 
     def _compared(self, lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Compared:
-        """Return all candidates with FTS5's own BM25."""
+        """Return all candidates with FTS5's own BM25; corrected ones are not in its index."""
         holding: dict[int, list[str]] = {}
         for phrase, ids in lists.items():
             for id_ in ids.tolist():
                 holding.setdefault(id_, []).append(phrase)
         rows = self._rows(_RANKED, (" OR ".join(map(self._quoted, lists)),))
-        return {id_: value for id_, value in rows if id_ in holding}, holding
+        scores = {id_: value for id_, value in rows if id_ in holding}
+        corrected = {phrase: self.corrected.corrected(ids) for phrase, ids in lists.items()}
+        if any(map(len, corrected.values())):
+            scores |= self._compared_apart(corrected, worth)[0]
+        return scores, holding
 
     def _compared_apart(self, lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Compared:
         """Return the MAX_RANKED candidates with the highest sum of idf, by BM25 over these alone."""
@@ -187,7 +212,8 @@ class Words:
         while start < len(ids) and len(texts) < MAX_RANKED:
             texts |= self._rows(_TEXTS, (_json(ids[start : start + step]), MAX_RANKED - len(texts)))
             start, step = start + step, 4 * step
-        return {id_: index_form(words, self._fold) for id_, words in texts.items()}
+        corrected = self.corrected.documents
+        return {id_: index_form(corrected.get(id_, words), self._fold) for id_, words in texts.items()}
 
     def _listed(self, expressions: Sequence[str]) -> list[Ids]:
         """Return for each expression all documents that match it, increasing."""
@@ -195,7 +221,7 @@ class Words:
             return []
         parameters = tuple(value for number, each in enumerate(expressions) for value in (number, each))
         rows = dict(self._rows(" UNION ALL ".join([f"{_LISTED})"] * len(expressions)), parameters))
-        return [listed(rows[number]) for number in range(len(expressions))]
+        return [self.corrected.matching(each, listed(rows[number])) for number, each in enumerate(expressions)]
 
     def _newest(self, expression: str, spans: Spans) -> tuple[Ids, bool]:
         """Return the newest documents in each span that match an expression, increasing, and whether these are all."""
@@ -203,7 +229,8 @@ class Words:
         parameters = tuple(value for span in spans for value in (expression, *span, each))
         rows = self._rows(" UNION ALL ".join([_NEWEST] * len(spans)), parameters) if spans else []
         found = [listed(ids)[::-1] for (ids,) in rows]
-        return np.concatenate([np.zeros(0, np.int64), *found]), all(len(ids) < each for ids in found)
+        corrected = [self.corrected.matching(expression, *of_span) for of_span in zip(found, spans, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *corrected]), all(len(ids) < each for ids in found)
 
     def _spans(self, videos: Collection[int] | None) -> Spans:
         """Return stretches of ids, increasing, that hold the documents of videos and few others.
@@ -298,7 +325,14 @@ class Words:
     def documents(self, ids: Collection[int] | Ids, videos: Collection[int] | None = None) -> list[WordMatch]:
         """Return documents of searchable videos in the order given; videos: of these."""
         rows = self._rows(_CHOSEN, (_json(ids),)) if len(ids) else []
-        return [_match(row) for row in rows if videos is None or row[1] in videos]
+        return [self._read(row) for row in rows if videos is None or row[1] in videos]
+
+    def _read(self, row: Sequence[Any]) -> WordMatch:
+        """Return a row of _OF_DOCUMENT, corrected."""
+        found, text = _match(row), self.corrected.documents.get(row[0])
+        if text is None:
+            return found
+        return replace(found, text=text, word_times=moved_times(found.text, text, found.word_times))
 
     def broken(self, head: str, tail: str, videos: Collection[int] | None = None) -> list[tuple[WordMatch, WordMatch]]:
         """Return neighbouring segments of a track, the first holding `head`, the second beginning with `tail`."""
@@ -328,7 +362,7 @@ class Words:
             one = "SELECT ?, count(*) FROM document_fts WHERE document_fts MATCH ?"
             parameters = (value for word in new for value in (word, self._quoted(word)))
             counts |= dict(self._rows(" UNION ALL ".join([one] * len(new)), tuple(parameters)))
-        return total, [counts[word] for word in words]
+        return total, [counts[word] + self.corrected.difference(self._quoted(word)) for word in words]
 
     def clips_during(self, document_ids: Collection[int]) -> list[tuple[int, int]]:
         """Return (document id, clip id) of the clips during the segment of a document, in order of time."""

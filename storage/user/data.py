@@ -7,6 +7,7 @@ import os
 import pwd
 import shlex
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vfindex.storage.errors import UsageError
+from vfindex.storage.records import Line
 from vfindex.storage.user.database import (
     TABLES,
     VERSION,
@@ -22,14 +24,17 @@ from vfindex.storage.user.database import (
     reading,
     row_seal,
     stored_version,
+    tables_of,
     user_database,
     writing,
 )
-from vfindex.storage.user.records import MAX_GRADE, Mark, Moment, NewMark, SavedQuery
+from vfindex.storage.user.records import MAX_GRADE, Correction, Mark, Moment, NewMark, SavedQuery
 
 # Longer texts are refused; both are far beyond what a person types.
 MAX_NAME_CHARS = 200
 MAX_TEXT_CHARS = 10_000
+# Of a line of a transcript, which takes some seconds to say.
+MAX_LINE_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class UserData:
                 key,
             ).fetchone()
             note = (found[1] if found else "") if new.note is None else new.note
-            id_ = found[0] if found else _next_id(connection)
+            id_ = found[0] if found else _next_id(connection, "mark")
             values = (id_, *key[:2], moment.end_ms, new.list, note, new.question, new.grade, by, _now())
             if found:
                 connection.execute("DELETE FROM mark WHERE id = ?", (id_,))
@@ -78,18 +83,43 @@ class UserData:
 
     def remove_marks(self, ids: Iterable[int]) -> list[Mark]:
         """Delete marks; return those that there were, in order of id. Raises UsageError."""
-        chosen = (json.dumps(checked_ids(ids)),)
-        among = "FROM mark WHERE id IN (SELECT value FROM json_each(?))"
-        with writing(self.folder) as connection:
-            found = connection.execute(f"SELECT {_columns('mark')} {among} ORDER BY id", chosen).fetchall()
-            connection.execute(f"DELETE {among}", chosen)
-        compact(self.folder)
-        return [_mark(row) for row in found]
+        return [_mark(row) for row in self._remove("mark", ids)]
 
     def marks_of(self, fingerprints: Iterable[str]) -> list[Mark]:
         """Return the marks in these videos, in order of id."""
         condition = "WHERE fingerprint IN (SELECT value FROM json_each(?)) ORDER BY id"
         return [_mark(row) for row in self._read("mark", condition, (json.dumps(list(fingerprints)),))]
+
+    # --- corrections ----------------------------------------------------------------------------------------------
+
+    def correct(self, line: Line, text: str, by: str | None = None) -> Correction:
+        """Store what a line should read, in place of an earlier correction of it; return it. Raises UsageError.
+
+        text: white space between words counts as one space.
+        """
+        text = _one_line(text)
+        if text == " ".join(line.text.split()):
+            raise UsageError("the line says that already; to undo a correction: vfindex corrections --remove ID")
+        _check_text("the line", line.text, MAX_TEXT_CHARS)
+        if by is not None:
+            _check_text("the name of the user", by, MAX_NAME_CHARS)
+        key = " AND ".join(f"{column} = ?" for column in TABLES["correction"][1:6])
+        with writing(self.folder) as connection:
+            found = _first(connection, f"SELECT id FROM correction WHERE {key}", line)
+            id_ = found[0] if found else _next_id(connection, "correction")
+            values = (id_, *line, text, user_name() if by is None else by, _now())
+            connection.execute("DELETE FROM correction WHERE id = ?", (id_,))
+            _insert(connection, "correction", values)
+        return _correction(values)
+
+    def corrections(self) -> list[Correction]:
+        """Return all corrections, in order of video and time."""
+        order = "ORDER BY fingerprint, start_ms, end_ms, id"
+        return [_correction(row) for row in self._read("correction", order)]
+
+    def remove_corrections(self, ids: Iterable[int]) -> list[Correction]:
+        """Delete corrections; return those that there were, in order of id. Raises UsageError."""
+        return [_correction(row) for row in self._remove("correction", ids)]
 
     # --- saved questions --------------------------------------------------------------------------------------------
 
@@ -130,7 +160,7 @@ class UserData:
     def _read(self, table: str, condition: str = "", parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return rows of a table. Raises LibraryDamaged if one does not match its checksum."""
         with reading(self.folder) as connection:
-            if connection is None:
+            if connection is None or table not in tables_of(connection):
                 return []
             query = f"SELECT {_columns(table)}, crc32 FROM {table} {condition}"
             rows = connection.execute(query, parameters).fetchall()
@@ -138,6 +168,16 @@ class UserData:
         if not is_newer and any(row_seal(row[:-1]) != row[-1] for row in rows):
             raise damaged(user_database(self.folder), "a row is not as written")
         return [row[:-1] for row in rows]
+
+    def _remove(self, table: str, ids: Iterable[int]) -> list[tuple[Any, ...]]:
+        """Delete rows of a table, so that nothing of them is left in the file; return them, in order of id."""
+        chosen = (json.dumps(checked_ids(ids)),)
+        among = f"FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
+        with writing(self.folder) as connection:
+            found = connection.execute(f"SELECT {_columns(table)} {among} ORDER BY id", chosen).fetchall()
+            connection.execute(f"DELETE {among}", chosen)
+        compact(self.folder)
+        return found
 
 
 def user_name() -> str:
@@ -165,13 +205,13 @@ def _check(new: NewMark) -> None:
 
 
 def checked_ids(ids: object) -> list[int]:
-    """Return ids of marks, each once, increasing. Raises UsageError for values of a wrong type."""
+    """Return ids, each once, increasing. Raises UsageError for values of a wrong type."""
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes):
-        raise UsageError(f"the ids of marks must be a list of whole numbers, not {ids!r}")
+        raise UsageError(f"ids must be a list of whole numbers, not {ids!r}")
     chosen = list(ids)
     for id_ in chosen:
         if type(id_) is not int:
-            raise UsageError(f"the id of a mark must be a whole number, not {id_!r}")
+            raise UsageError(f"an id must be a whole number, not {id_!r}")
     return sorted(set(chosen))
 
 
@@ -206,15 +246,30 @@ def _first(connection: sqlite3.Connection, query: str, parameters: Sequence[obje
     return row
 
 
-def _next_id(connection: sqlite3.Connection) -> int:
-    """Return an id that no mark has had."""
-    row = _first(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'mark'", ())
+def _next_id(connection: sqlite3.Connection, table: str) -> int:
+    """Return an id that no row of a table has had."""
+    row = _first(connection, "SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
     return 1 if row is None else int(row[0]) + 1
 
 
 def _mark(row: Sequence[Any]) -> Mark:
     id_, fingerprint, start_ms, end_ms, *rest = row
     return Mark(id_, Moment(fingerprint, start_ms, end_ms), *rest)
+
+
+def _correction(row: Sequence[Any]) -> Correction:
+    id_, *line, text, by, at = row
+    return Correction(id_, Line(*line), text, by, at)
+
+
+def _one_line(text: str) -> str:
+    """Return the words of a line with one space between them. Raises UsageError for what is no line of text."""
+    _check_type("the text", text)
+    line = " ".join(text.split())
+    _check_text("the text", line, MAX_LINE_CHARS)
+    if any(unicodedata.category(char) == "Cc" for char in line):
+        raise UsageError("the text has control characters")
+    return line
 
 
 def _now() -> str:

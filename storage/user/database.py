@@ -23,19 +23,22 @@ from vfindex.storage.db.engine import DatabaseConnection, room_wanted
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryVersion
 from vfindex.storage.files.file_systems import refuse_network_folder
 from vfindex.storage.files.permissions import has_file, refuse_unreadable, share
+from vfindex.storage.user.records import NAME
 
-NAME = "user.db"
 # Wait for others' transactions, which take milliseconds.
 BUSY_TIMEOUT_S = 20
 # The version of the tables; an additive change raises it. Readers of at least `min_reader`, a setting, can read them.
-VERSION = 1
+VERSION = 2
 READER = 1
 _APPLICATION_ID = 0x76666975  # "vfiu"
 # Columns of each table; `crc32` is the checksum of the others.
 TABLES: dict[str, tuple[str, ...]] = {
     "mark": ("id", "fingerprint", "start_ms", "end_ms", "list", "note", "question", "grade", "by", "at"),
     "saved_query": ("name", "text", "by", "at"),
+    "correction": ("id", "fingerprint", "track", "start_ms", "end_ms", "original", "text", "by", "at"),
 }
+# The version of the tables that brought a table; the others are in every version.
+_SINCE = {"correction": 2}
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS mark (id INTEGER PRIMARY KEY AUTOINCREMENT, fingerprint TEXT NOT NULL,"
@@ -44,6 +47,10 @@ _CREATE = (
     " CHECK ((question = '') = (grade IS NULL)), UNIQUE (fingerprint, start_ms, list, question, by))",
     "CREATE TABLE IF NOT EXISTS saved_query (name TEXT PRIMARY KEY, text TEXT NOT NULL, by TEXT NOT NULL,"
     " at TEXT NOT NULL, crc32 INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS correction (id INTEGER PRIMARY KEY AUTOINCREMENT, fingerprint TEXT NOT NULL,"
+    " track TEXT NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL, original TEXT NOT NULL,"
+    " text TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, crc32 INTEGER NOT NULL,"
+    " UNIQUE (fingerprint, track, start_ms, end_ms, original))",
     # Lost pages take rows with them, but not their count.
     *(
         f"CREATE TRIGGER IF NOT EXISTS {table}_{event.lower()} AFTER {event} ON {table} BEGIN"
@@ -266,6 +273,12 @@ def stored_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+def tables_of(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    """Return the tables of TABLES that a file has, by its version: an older vfindex made fewer."""
+    stored = stored_version(connection)
+    return {table: columns for table, columns in TABLES.items() if stored >= _SINCE.get(table, 1)}
+
+
 def newer() -> LibraryVersion:
     """Return the error for a file that this version must not change."""
     return LibraryVersion(
@@ -276,7 +289,8 @@ def newer() -> LibraryVersion:
 
 def damaged(path: Path, fault: object) -> LibraryDamaged:
     """Return the error for a damaged file."""
-    return LibraryDamaged(f"{path}, which holds marks and saved questions, is damaged ({fault}); run: vfindex repair")
+    held = "marks, saved questions and corrections"
+    return LibraryDamaged(f"{path}, which holds {held}, is damaged ({fault}); run: vfindex repair")
 
 
 def _permission(path: Path) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vfindex.storage.records import Line
+
+# The file, in the folder of a library.
+NAME = "user.db"
 # The list of marks that name none.
 DEFAULT_LIST = "marks"
 # Grades of a judgement: 0 is not relevant, higher is more relevant.
@@ -56,6 +60,17 @@ class SavedQuery:
     """A question with a name. text: in the query language. at: UTC, ISO 8601."""
 
     name: str
+    text: str
+    by: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a line of a transcript should read. line: its key. by: who wrote it last. at: UTC, ISO 8601."""
+
+    id: int
+    line: Line
     text: str
     by: str
     at: str

@@ -17,7 +17,6 @@ from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.files.writes import keep_as
 from vfindex.storage.user.database import (
-    NAME,
     TABLES,
     VERSION,
     connect,
@@ -25,15 +24,19 @@ from vfindex.storage.user.database import (
     reading,
     row_seal,
     stored_version,
+    tables_of,
     user_database,
     writing,
 )
+from vfindex.storage.user.records import NAME
 
-_NOUNS = {"mark": "mark", "saved_query": "saved question"}
+_NOUNS = {"mark": "mark", "saved_query": "saved question", "correction": "correction"}
+# Tables with ids, none of which may come to mean another row.
+_NUMBERED = ("mark", "correction")
 # Rows tried one by one after the last that could be read: a page holds fewer.
 _NEAR_ROWS = 4096
 # Higher ids are damage.
-_MOST_MARKS = 2**31
+_MOST_ROWS = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class UserRepair:
 
     def sentence(self) -> str:
         """Return what was saved and what was lost, in words."""
-        saved = " and ".join(counted(n, _NOUNS[table]) for table, n in self.rows.items())
+        *most, last = (counted(n, _NOUNS[table]) for table, n in self.rows.items())
+        saved = f"{', '.join(most)} and {last}"
         known = [counted(n, _NOUNS[table]) for table, n in self.lost.items() if n]
         lost = f"{' and '.join(known)} lost" if known else "none known to be lost"
         if None in self.lost.values():
@@ -71,7 +75,7 @@ def _faults(connection: sqlite3.Connection) -> Iterator[str]:
     connection.text_factory = decoded  # a changed byte may not be UTF-8
     found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
     yield from (f"{line}{repair}" for line in found if line != "ok")
-    for table, columns in TABLES.items():
+    for table, columns in tables_of(connection).items():
         rows = connection.execute(f"SELECT {', '.join(columns)}, crc32 FROM {table}").fetchall()
         broken = sum(row_seal(row[:-1]) != row[-1] for row in rows)
         if broken:
@@ -148,21 +152,29 @@ class _Copy:
     def copy_into(self, folder: Path) -> None:
         """Make a `user.db` of these rows in `folder`."""
         with writing(folder) as target:
-            for table, columns in TABLES.items():
+            for table, columns in self._tables().items():
                 had = self._had(table)
                 self.rows[table] = self._copy_table(target, table, columns)
                 self.lost[table] = None if had is None else max(0, had - self.rows[table])
-            self._keep_counting(target)
+            for table in _NUMBERED:
+                self._keep_counting(target, table)
 
-    def _keep_counting(self, target: sqlite3.Connection) -> None:
-        """Continue the ids of marks: one that was deleted, or is lost, must not come to mean another."""
-        query = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'mark' AND typeof(seq) = 'integer' AND seq < ?"
+    def _tables(self) -> dict[str, tuple[str, ...]]:
+        try:
+            return tables_of(self._source) or TABLES
+        except sqlite3.DatabaseError:
+            return TABLES
+
+    def _keep_counting(self, target: sqlite3.Connection, table: str) -> None:
+        """Continue the ids of a table: one that was deleted, or is lost, must not come to mean another row."""
+        last_id = "SELECT max(seq) FROM sqlite_sequence WHERE name = ?"
         with suppress(sqlite3.DatabaseError):
-            (last,) = self._source.execute(query, (_MOST_MARKS,)).fetchone()
-            had = target.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'mark'").fetchone()[0]
+            query = f"{last_id} AND typeof(seq) = 'integer' AND seq < ?"
+            (last,) = self._source.execute(query, (table, _MOST_ROWS)).fetchone()
+            had = target.execute(last_id, (table,)).fetchone()[0]
             if last is not None and last > (had or 0):
-                target.execute("DELETE FROM sqlite_sequence WHERE name = 'mark'")
-                target.execute("INSERT INTO sqlite_sequence VALUES ('mark', ?)", (last,))
+                target.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+                target.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, last))
 
     def _had(self, table: str) -> int | None:
         try:

@@ -91,7 +91,7 @@ def test_a_wrong_value_is_one_sentence(folder: Path, options: dict[str, Any], se
         (lambda service: service.run("1"), "run_id must be a whole number, not '1'"),
         (lambda service: service.saved_query(5), "the name must be text, not 5"),
         (lambda service: service.save_query("name", 5), "a query must be text, not 5"),
-        (lambda service: service.remove_marks(7), "the ids of marks must be a list of whole numbers, not 7"),
+        (lambda service: service.remove_marks(7), "ids must be a list of whole numbers, not 7"),
         (lambda service: service.engine.search("3").with_confidence("sure"), "min_confidence must be one of"),
         (lambda service: SearchService(5), "the folder of a library must be a path, not 5"),
         (lambda service: SearchEngine.open(Path("a\0b")), "the folder of a library 'a\\x00b' has a NUL"),

@@ -51,10 +51,10 @@ def lost_table(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "named", "told"),
     [
-        (garbage, "is damaged", "0 marks and 0 saved questions saved, how many were lost is unknown"),
-        (half, "is damaged", " marks and 1 saved question saved, "),
-        (lost_rows, "user.db: 10 marks lost", "190 marks and 1 saved question saved, 10 marks lost"),
-        (lost_table, "is damaged", "200 marks and 0 saved questions saved, 1 saved question lost"),
+        (garbage, "is damaged", "0 marks, 0 saved questions and 0 corrections saved, how many were lost is unknown"),
+        (half, "is damaged", " marks, 1 saved question and 0 corrections saved, "),
+        (lost_rows, "user.db: 10 marks lost", "190 marks, 1 saved question and 0 corrections saved, 10 marks lost"),
+        (lost_table, "is damaged", "200 marks, 0 saved questions and 0 corrections saved, 1 saved question lost"),
     ],
 )
 def test_damage_is_named_and_repaired(

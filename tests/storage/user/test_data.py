@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vfindex.storage.errors import LibraryError, LibraryVersion, UsageError
 from vfindex.storage.user.data import MAX_NAME_CHARS, UserData
-from vfindex.storage.user.database import row_seal
+from vfindex.storage.user.database import VERSION, row_seal
 from vfindex.storage.user.records import Moment, NewMark
 
 MOMENT = Moment("f00d", 12_000, 15_500)
@@ -136,7 +136,7 @@ def change(data: UserData, statement: str) -> None:
 
 def test_a_newer_file_is_read_where_it_says_so_and_never_written(data: UserData) -> None:
     data.add_mark(NewMark(MOMENT))
-    change(data, "PRAGMA user_version=2")
+    change(data, f"PRAGMA user_version={VERSION + 1}")
     assert len(data.marks()) == 1
     with pytest.raises(LibraryVersion, match="written by a newer vfindex"):
         data.add_mark(NewMark(MOMENT, "b"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vfindex.storage.errors import LibraryDamaged, LibraryVersion
+from vfindex.storage.records import Line
 from vfindex.storage.user import database
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.records import Moment, NewMark
@@ -19,12 +20,13 @@ from vfindex.storage.user.repair import repair_user_data, user_faults
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return 300 marks, on several pages, and two questions."""
+    """Return 300 marks, on several pages, two questions and a correction."""
     made = UserData.open(tmp_path_factory.mktemp("sound"))
     for number in range(300):
         made.add_mark(NewMark(Moment("f", number, number + 1), note=f"note {number} " * 10))
     made.save_query("a", "question a")
     made.save_query("b", "question b")
+    made.correct(Line("f", "speech", 0, 900, "its a wrap"), "it's a wrap")
     return made.folder
 
 
@@ -59,7 +61,7 @@ def test_a_damaged_page_costs_its_own_rows(data: UserData) -> None:
     after = {mark.id: mark for mark in data.marks()}
     assert 250 < len(after) < 300
     assert after.items() <= before.items()
-    assert done.lost == {"mark": 300 - len(after), "saved_query": 0}
+    assert done.lost == {"mark": 300 - len(after), "saved_query": 0, "correction": 0}
     assert [each.name for each in data.saved_queries()] == ["a", "b"]
     assert user_faults(data.folder) == []
     assert data.add_mark(NewMark(Moment("new", 0, 1))).id > 300
@@ -70,7 +72,7 @@ def test_a_changed_note_is_found_by_its_checksum(data: UserData) -> None:
     overwrite(data, page.index(b"note 7 "), b"NOTE 7 ")
     assert user_faults(data.folder) == ["user.db: 1 mark not as written; run: vfindex repair"]
     done = repair_user_data(data.folder)
-    assert done is not None and done.sentence() == "299 marks and 2 saved questions saved, 1 mark lost"
+    assert done is not None and done.sentence() == "299 marks, 2 saved questions and 1 correction saved, 1 mark lost"
     assert len(data.marks()) == 299
 
 
@@ -84,10 +86,11 @@ def test_lost_rows_are_counted(data: UserData) -> None:
 @pytest.mark.parametrize("content", [b"\0" * 4096, b"no database at all " * 300])
 def test_a_file_of_which_nothing_is_left_is_kept_and_made_anew(data: UserData, content: bytes) -> None:
     overwrite(data, 0, content)
-    with pytest.raises(LibraryDamaged, match="holds marks and saved questions, is damaged"):
+    with pytest.raises(LibraryDamaged, match="holds marks, saved questions and corrections, is damaged"):
         data.marks()
     [fault] = user_faults(data.folder)
-    assert fault.startswith(f"{data.folder / 'user.db'}, which holds marks and saved questions, is damaged")
+    held = "marks, saved questions and corrections"
+    assert fault.startswith(f"{data.folder / 'user.db'}, which holds {held}, is damaged")
     done = repair_user_data(data.folder)
     assert done is not None and done.kept is not None
     assert done.kept.read_bytes().startswith(content[:4096])
@@ -114,27 +117,28 @@ def change(data: UserData, *statements: str) -> None:
 @pytest.mark.parametrize(
     ("statements", "rows", "lost"),
     [
-        (("DROP TABLE saved_query",), (300, 0), (0, 2)),
-        (("ALTER TABLE saved_query DROP COLUMN at",), (300, 0), (0, 2)),
-        (("DROP TRIGGER mark_delete", "DELETE FROM mark WHERE id > 280"), (280, 2), (20, 0)),
-        (("DELETE FROM meta WHERE key = 'rows of mark'",), (300, 2), (None, 0)),
-        (("DROP TRIGGER mark_delete", "DROP TRIGGER mark_insert", "DROP TABLE meta"), (300, 2), (None, None)),
+        (("DROP TABLE saved_query",), (300, 0, 1), (0, 2, 0)),
+        (("ALTER TABLE saved_query DROP COLUMN at",), (300, 0, 1), (0, 2, 0)),
+        (("DROP TRIGGER mark_delete", "DELETE FROM mark WHERE id > 280"), (280, 2, 1), (20, 0, 0)),
+        (("DELETE FROM meta WHERE key = 'rows of mark'",), (300, 2, 1), (None, 0, 0)),
+        (("DROP TRIGGER mark_delete", "DROP TRIGGER mark_insert", "DROP TABLE meta"), (300, 2, 1), (None, None, None)),
+        (("DROP TRIGGER correction_delete", "DELETE FROM correction"), (300, 2, 0), (0, 0, 1)),
     ],
 )
 def test_what_is_lost_is_told(
-    data: UserData, statements: tuple[str, ...], rows: tuple[int, int], lost: tuple[int | None, int | None]
+    data: UserData, statements: tuple[str, ...], rows: tuple[int, ...], lost: tuple[int | None, ...]
 ) -> None:
     change(data, *statements)
     assert user_faults(data.folder) != []
     done = repair_user_data(data.folder)
     assert done is not None and (tuple(done.rows.values()), tuple(done.lost.values())) == (rows, lost)
-    assert (len(data.marks()), len(data.saved_queries())) == rows
+    assert (len(data.marks()), len(data.saved_queries()), len(data.corrections())) == rows
     assert user_faults(data.folder) == []
 
 
 def test_a_file_of_a_newer_vfindex_is_never_replaced(data: UserData) -> None:
     """It may have columns that a copy would lack; and if it cannot be read, that is no damage."""
-    change(data, "PRAGMA user_version=2")
+    change(data, f"PRAGMA user_version={database.VERSION + 1}")
     assert repair_user_data(data.folder) is None
     change(data, "DROP TRIGGER mark_delete", "DELETE FROM mark WHERE id = 7")
     before = (data.folder / "user.db").read_bytes()
@@ -157,7 +161,7 @@ def test_a_note_that_is_no_longer_utf_8_is_one_damaged_mark(data: UserData) -> N
         data.marks()
     assert user_faults(data.folder) == ["user.db: 1 mark not as written; run: vfindex repair"]
     done = repair_user_data(data.folder)
-    assert done is not None and done.lost == {"mark": 1, "saved_query": 0}
+    assert done is not None and done.lost == {"mark": 1, "saved_query": 0, "correction": 0}
     assert len(data.marks()) == 299
 
 
