@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.cli.out_file import check_new_file, out_file, write_out_file
-from vfindex.cli.output import clock, say
-from vfindex.storage.errors import UsageError, counted
+from vfindex.cli.output import clock, plain, say
+from vfindex.storage.errors import LibraryError, UsageError, VideoError, counted
 
 if TYPE_CHECKING:
     from vfindex.search.export.formats import Exported
@@ -73,23 +76,37 @@ class Target:
         return self._write_cuts(service, excerpts)
 
     def _write_cuts(self, service: SearchService, excerpts: Sequence[Excerpt]) -> bool:
+        """Cut what is there, and say what is not; return whether all is well."""
         path = self.path or Path()
-        files = {path / _cut_name(each): [each] for each in excerpts} if self.single else {path: list(excerpts)}
+        there = _there(service, excerpts)
+        files = {path / _cut_name(each): [each] for each in there} if self.single else {path: there} if there else {}
         for file in files:
             check_new_file(file, "--output", force=self.force)
-        lost = [self._cut(service, file, parts) for file, parts in files.items()]
-        return not any(lost)
+        with _signals_interrupt():
+            done = [self._cut_said(service, file, parts) for file, parts in files.items()]
+        return all(done) and len(there) == len(excerpts)
+
+    def _cut_said(self, service: SearchService, path: Path, parts: Sequence[Excerpt]) -> bool:
+        """Write one cut; return whether all is well. With --single, others follow one that fails."""
+        try:
+            return not self._cut(service, path, parts)
+        except (LibraryError, VideoError) as exc:
+            if not self.single:
+                raise
+            say(f"{path.name} was not written: {exc}")
+            return False
 
     def _cut(self, service: SearchService, path: Path, parts: Sequence[Excerpt]) -> str:
         """Write one cut; return what was lost to damage, or ""."""
         from vfindex.search.export.cuts import remarks, start_timecode
 
         spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in parts]
-        with out_file(path, "--output") as file:
+        with out_file(path, "--output") as file, _progress(path.name) as draw:
 
             def write(at: int, data: bytes) -> None:
                 file.seek(at)
                 file.write(data)
+                draw(len(data))
 
             timecode = start_timecode(parts, exact=self.exact)
             made = service.cut(spans, write, exact=self.exact, timecode=timecode)
@@ -106,20 +123,69 @@ class Target:
         refused = 0
         for excerpts in by_video(selection):
             path = sidecar_path(excerpts[0].source.path, self.format, self.path)
-            if path in written:
+            video = os.fsdecode(excerpts[0].source.path)
+            if self.beside and not os.path.isfile(video):
+                say(f"{video} is not there, so nothing was written next to it")
+            elif path in written:
                 say(f"{path} has the tags of another video of this name; export the two one by one")
             elif is_foreign(path):
                 say(f"{path} was not written by vfindex, so it was left as it is; move it away, or use --output FOLDER")
             else:
-                write_out_file(path, "--output", write(selection.title, excerpts))
-                written.add(path)
-                continue
+                try:
+                    write_out_file(path, "--output", write(selection.title, excerpts))
+                    written.add(path)
+                    continue
+                except UsageError as exc:
+                    say(str(exc))
             refused += 1
         say(f"{counted(len(written), 'file')} written")
         return not refused
 
 
+def _there(service: SearchService, excerpts: Sequence[Excerpt]) -> list[Excerpt]:
+    """Return the excerpts whose file is there, the one that was indexed; say which are not."""
+    lost: dict[str, bool] = {}
+    for excerpt in excerpts:
+        fingerprint = excerpt.source.fingerprint
+        if fingerprint not in lost:
+            try:
+                service.file(fingerprint)
+                lost[fingerprint] = False
+            except LibraryError as exc:
+                say(str(exc))
+                lost[fingerprint] = True
+    return [excerpt for excerpt in excerpts if not lost[excerpt.source.fingerprint]]
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let what ends a process interrupt it as Ctrl-C does: no part of a file is left. What is ignored stays so."""
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes bytes written and draws their sum, if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(plain(name), total=None)
+        yield lambda count: bar.advance(task, count)
+
+
 def _cut_name(excerpt: Excerpt) -> str:
     """Return the name of a cut of its own: number, video, and start."""
-    stem = re.sub(r"[^\w.-]+", "-", excerpt.source.name.rpartition(".")[0] or excerpt.source.name).strip("-.")[:60]
+    stem = re.sub(r"[^\w.-]+", "-", excerpt.source.name.rpartition(".")[0] or excerpt.source.name).strip("-.")[:40]
     return f"{excerpt.number:03}-{stem}-{clock(excerpt.start_s).replace(':', '.')}.mp4"

@@ -72,7 +72,7 @@ def write_out_file(path: Path, option: str, data: bytes) -> None:
 def out_file(path: Path, option: str) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of `path` at the end, unless the block raises. Raises UsageError."""
     try:
-        handle, part = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+        handle, part = tempfile.mkstemp(prefix=f".{path.name[:32]}.", dir=path.parent)
         try:
             with open(handle, "wb") as file:
                 yield file

@@ -1,7 +1,8 @@
-"""Inside the playback child: frames of a span, upright and of one size, encoded as H.264."""
+"""Inside the playback child: frames of a span, whole, upright and of one size, encoded as H.264."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
@@ -19,6 +20,7 @@ from vfindex.indexer.media.clock import FrameTimes
 from vfindex.indexer.media.container import Refusal, Source, check_size, rotation, shown_px
 from vfindex.indexer.media.seeking import MAX_LAST_S
 from vfindex.indexer.playback.copying import Window
+from vfindex.indexer.playback.deinterlace import Deinterlacer
 from vfindex.indexer.playback.output import Muxer
 
 TICK = Fraction(1, 90_000)
@@ -207,6 +209,7 @@ class DecodedVideo:
     def __init__(self, source: Source, encoder: VideoEncoder, window: Window) -> None:
         self._source, self._encoder, self._window = source, encoder, window
         self._times = FrameTimes(source.clock)
+        self._fields = Deinterlacer()
         self._before: VideoFrame | None = None  # the last frame before the start
         self._failures = 0
         self.damaged = 0
@@ -227,6 +230,7 @@ class DecodedVideo:
         """Take the frames that the decoder holds back."""
         if not self.is_done:
             self._decode(None)
+            self._take(self._fields.finish())
         self._show_before()
         if self.is_done:
             self.end_s = self._window.end_s
@@ -248,7 +252,12 @@ class DecodedVideo:
         self._failures = 0
         for frame in frames:
             time_s = self._times.of(frame)
-            if time_s is not None and not self.is_done:
+            if time_s is not None:
+                self._take(self._fields.add(frame, time_s))
+
+    def _take(self, frames: Sequence[tuple[VideoFrame, float]]) -> None:
+        for frame, time_s in frames:
+            if not self.is_done:
                 self._frame(frame, time_s)
 
     def _frame(self, frame: VideoFrame, time_s: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,23 @@ def test_two_videos_of_one_name_do_not_share_a_sidecar(run: Any, chosen: Path, t
     ran = run("export", *LIST, "--format", "nfo", "-o", tmp_path)
     assert ran.code == 1 and "a.nfo has the tags of another video of this name" in ran.err
     assert b"<tag>goals</tag>" in (tmp_path / "a.nfo").read_bytes()
+
+
+def test_tags_go_next_to_videos_that_are_there(run: Any) -> None:
+    ran = run("export", *LIST, "--format", "nfo", "--beside")
+    assert ran.code == 1 and "/videos/a.mp4 is not there, so nothing was written next to it" in ran.err
+
+
+def test_tags_that_cannot_be_written_are_said(run: Any, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.mkstemp", full)
+        ran = run("export", *LIST, "--format", "nfo", "-o", tmp_path)
+    assert ran.code == 1 and "a.nfo cannot be written (No space left on device)" in ran.err
+    assert ran.err.endswith("0 files written\n") and not (tmp_path / "a.nfo").exists()
+
+
+def full(**_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_tags_replace_own_sidecars_only(run: Any, tmp_path: Path) -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+from excerpts import source
 from library_maker import axis, clip, install
 from media import Shot, make_video
 
+from vfindex.cli.exports import _cut_name, _progress
 from vfindex.indexer.media.decoder import Decoder, Probe
 from vfindex.indexer.stills import FrameDecoder
+from vfindex.search.export.selection import Excerpt
 from vfindex.storage.records import Location, UnitPlan, UnitResult, Video
 from vfindex.storage.writer import writing
 
@@ -115,3 +123,92 @@ def test_a_file_that_is_not_there_leaves_nothing(run: Any, films: Path, tmp_path
     ran = run("export", "--video", "other.mkv", "-o", tmp_path / "cut.mp4")
     assert ran.code == 1 and "other.mkv is not there" in ran.err
     assert not [name for name in os.listdir(tmp_path) if "cut" in name]
+
+
+def two_marks(run: Any, films: Path) -> None:
+    for name in sorted(os.listdir(films)):
+        run("mark", f"{films / name}@2", "--list", "cuts")
+
+
+def test_a_film_is_made_of_the_files_that_are_there(run: Any, films: Path, tmp_path: Path) -> None:
+    two_marks(run, films)
+    (films / "drop.mov").unlink()
+    ran = run("export", "--list", "cuts", "-o", tmp_path / "all.mp4", "--exact")
+    assert ran.code == 1 and "drop.mov is not there" in ran.err and "written: " in ran.err
+    assert probe(tmp_path / "all.mp4").end_s == pytest.approx(2.0, abs=0.1), "of the other one"
+
+
+def test_a_cut_that_fails_does_not_keep_the_others(run: Any, films: Path, tmp_path: Path) -> None:
+    two_marks(run, films)
+    (films / "drop.mov").write_bytes(bytes((films / "drop.mov").stat().st_size))
+    folder = tmp_path / "cuts"
+    folder.mkdir()
+    ran = run("export", "--list", "cuts", "--format", "mp4", "--single", "-o", folder)
+    assert ran.code == 1 and "001-drop-0.02.mp4 was not written: " in ran.err
+    assert os.listdir(folder) == ["002-other-0.02.mp4"]
+
+
+def test_a_moment_at_the_very_end(run: Any, films: Path, tmp_path: Path) -> None:
+    end_s = probe(films / "drop.mov").end_s
+    ran = run(
+        "export", "--video", films / "drop.mov", "--span", f"{end_s - 0.01:.3f}-99", "--exact", "-o", tmp_path / "a.mp4"
+    )
+    assert ran.code == 0 and colours(tmp_path / "a.mp4") == "g"
+
+
+@pytest.mark.parametrize("name", ["𠀀" * 60, "x" * 250, "-rf 'a b'\n;$(touch x)"])
+def test_any_name_of_a_video_makes_a_name_of_a_file(name: str, tmp_path: Path) -> None:
+    made = _cut_name(Excerpt(source(f"{name}.mp4"), 7, 3600.0, 3601.0))
+    assert re.fullmatch(r"007-[\w.-]*-1\.00\.00\.mp4", made)
+    (tmp_path / made).write_bytes(b"")
+
+
+def started(films: Path, target: Path, change: str) -> subprocess.Popen[bytes]:
+    """Start an exact cut of a film into a folder, with SearchService.cut changed: `inner` is the method."""
+    code = (
+        "import resource\nfrom vfindex.search.service import SearchService; inner = SearchService.cut\n"
+        f"def changed(self, spans, *rest, **more): {change}\n"
+        "SearchService.cut = changed\nfrom vfindex.cli.app import main; main()"
+    )
+    library = films.parent / "library"
+    arguments = ["export", "--video", str(films / "other.mkv"), "--exact", "--library", str(library)]
+    command = [sys.executable, "-P", "-c", code, *arguments, "-o", str(target / "cut.mp4")]
+    # Under a limit, Python would keep truncated bytecode of its modules.
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def test_a_full_disk_leaves_no_file(films: Path, target: Path) -> None:
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); return inner(self, spans, *rest, **more)"
+    with started(films, target, limit) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err.count(b"\n")) == (2, b"", 1), err
+    assert b"cut.mp4 cannot be written (File too large)" in err and os.listdir(target) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_cut_leaves_no_file(films: Path, target: Path, number: signal.Signals) -> None:
+    # So many parts that it is at work when the signal comes.
+    with started(films, target, "return inner(self, spans * 2000, *rest, **more)") as process:
+        until_s = time.monotonic() + 120
+        while not any(path.stat().st_size for path in target.iterdir()) and time.monotonic() < until_s:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in err, err
+    assert os.listdir(target) == [] and out == b""
+
+
+def test_progress_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with _progress("[red]a\x1b.mp4") as draw:
+        draw(2_000_000)
+    assert "[red]a\\x1b.mp4" in capfd.readouterr().err

@@ -8,9 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
-from media import Shot, make_video
+from media import Shot, make_video, media_folder
 from numbered import HEIGHT_PX, WIDTH_PX, Numbered, make_numbered, read
 
 from vfindex.indexer.media.decoder import Decoder
@@ -30,15 +31,20 @@ def player() -> Iterator[MediaPlayer]:
 
 def cut(
     player: MediaPlayer, parts: Sequence[CutPart], *, exact: bool, timecode: str | None = None
-) -> tuple[Any, CutEnd]:
+) -> tuple[Numbered, CutEnd]:
+    data, end = cut_bytes(player, parts, exact=exact, timecode=timecode)
+    return read(data), end
+
+
+def cut_bytes(player: MediaPlayer, parts: Sequence[CutPart], **options: Any) -> tuple[bytes, CutEnd]:
     file = io.BytesIO()
 
     def write(at: int, data: bytes) -> None:
         file.seek(at)
         file.write(data)
 
-    end = player.cut(parts, write, exact=exact, timecode=timecode)
-    return read(file.getvalue()), end
+    end = player.cut(parts, write, **options)
+    return file.getvalue(), end
 
 
 # Keyframes only where asked for: the stripes look like changes of scene.
@@ -178,6 +184,35 @@ def test_an_exact_cut_carries_its_timecode(player: MediaPlayer, sources: Path, n
     assert cut(player, parts, exact=True, timecode=timecode)[0].timecode == timecode
     assert cut(player, parts, exact=True)[0].timecode == ""
     assert cut(player, parts, exact=False, timecode=timecode)[0].timecode == "", "a copy begins with another frame"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("odd.mkv", {"width": 161, "height": 97, "codec": "ffv1"}),
+        ("transparent.mov", {"codec": "qtrle", "pix_fmt": "argb"}),
+        ("flat.mkv", {"width": 160, "height": 1, "codec": "ffv1"}),
+        ("fine.mkv", {"codec": "ffv1", "pix_fmt": "yuv444p16le"}),
+    ],
+)
+def test_odd_sizes_and_pixel_formats_are_cut_exactly(
+    player: MediaPlayer, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    path = make_video(tmp_path / name, shots=[Shot("red", 1.0)], **options)
+    made, _ = cut(player, [CutPart(bytes(path), 0.2, 0.8)], exact=True)
+    size = options.get("width", 160), options.get("height", 96)
+    assert len(made.numbers) == 15 and all(
+        abs(have - want) <= 1 and not have % 2 for have, want in zip(made.size_px, size, strict=True)
+    )
+
+
+def test_hdr_says_so_in_8_bit(player: MediaPlayer) -> None:
+    path = media_folder("edge") / "bt2020_10bit.mp4"
+    data, _ = cut_bytes(player, [CutPart(bytes(path), 0.0, 0.2)], exact=True)
+    with av.open(str(path)) as before, av.open(io.BytesIO(data)) as after:
+        shown = [next(each.decode(video=0)) for each in (before, after)]
+    tags = [(each.color_primaries, each.color_trc, each.colorspace) for each in shown]
+    assert tags[0] == tags[1] and shown[1].format.name == "yuv420p"
 
 
 def test_a_cut_of_a_broken_file_is_a_sentence(player: MediaPlayer, tmp_path: Path) -> None:
