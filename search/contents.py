@@ -7,19 +7,11 @@ from pathlib import Path
 
 from vfindex.search.calibration.labels import META_KEY, Calibration
 from vfindex.search.query.filters import recorded_on
-from vfindex.search.results import (
-    ClipInfo,
-    FileProblem,
-    ModalityConfidence,
-    RunInfo,
-    Status,
-    Transcript,
-    VideoInfo,
-    VideoSummary,
-)
+from vfindex.search.results import ClipInfo, Transcript, VideoInfo, VideoSummary
+from vfindex.search.status import FileProblem, ModalityConfidence, RunInfo, Status
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.runs import StoredRun, attempt_counts, attempts_of, last_run
-from vfindex.storage.db.sources import stored_exclusions
+from vfindex.storage.db.sources import stored_exclusions, stored_roots
 from vfindex.storage.db.units import preview_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import IndexUnusable
@@ -119,7 +111,7 @@ def summaries(snapshot: Snapshot, ids: Sequence[int]) -> list[VideoSummary]:
 
 
 def run_info(run: StoredRun) -> RunInfo:
-    return RunInfo(run.id, run.id, run.command, run.started_at, run.finished_at, run.report)
+    return RunInfo(run.id, run.id, run.command, run.started_at, run.finished_at, run.report, run.progress)
 
 
 def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
@@ -149,6 +141,7 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         generation=generation.id if generation and not problem else None,
         clips_in_generation=generation.clips if generation and not problem else 0,
         index_problem=problem,
+        roots=tuple(root.path for root in stored_roots(snapshot)),
         removed=tuple(stored_exclusions(snapshot)),
         problems=_problems(videos, snapshot),
         last_run=None if last is None else run_info(last),

@@ -90,6 +90,11 @@ class SearchEngine:
         engine.searcher()
         return engine
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the library, absolute."""
+        return self._folder
+
     def library(self) -> Library:
         """Return the model version in use, open; another one after an upgrade or its rollback. Raises LibraryError."""
         if os.getpid() != self._process:  # locks that other threads held at the fork are never released here

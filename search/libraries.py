@@ -6,13 +6,14 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Self
 
 from vfindex.search.engine import SearchEngine, library_path, naming
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import LibraryError, UsageError
+from vfindex.storage.errors import LibraryError, QueryError, UsageError
 from vfindex.storage.library import Library
 
 
@@ -48,6 +49,15 @@ class OpenLibraries:
         """Close the libraries permanently; a call then raises LibraryError."""
         for engine in self.engines:
             engine.close()
+
+    def alone(self, number: int) -> Self:
+        """Return the service of one of the libraries, from 0, which shares its engine. Raises QueryError."""
+        if number not in range(len(self.engines)):
+            raise QueryError(f"there is no library {number}; there are {len(self.engines)}, from 0")
+        one = copy(self)
+        one.engines = [self.engines[number]]
+        one.folder = one.engines[0].folder
+        return one
 
     @contextmanager
     def opened(self) -> Iterator[tuple[list[Library], list[Snapshot]]]:

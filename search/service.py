@@ -27,17 +27,10 @@ from vfindex.search.query.hints import filter_hints
 from vfindex.search.query.like import Like, video_among
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request, check_filters
-from vfindex.search.results import (
-    Hits,
-    RunInfo,
-    RunList,
-    Status,
-    Transcript,
-    VideoInfo,
-    VideoList,
-)
+from vfindex.search.results import Hits, Transcript, VideoInfo, VideoList
+from vfindex.search.status import RunInfo, RunList, Status, StatusList
 from vfindex.search.user import UserWriting
-from vfindex.storage.db.runs import stored_runs
+from vfindex.storage.db.runs import last_run, stored_runs
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
 from vfindex.storage.library import again_if_changed
 from vfindex.storage.modalities import ModalityName, text_tracks
@@ -197,10 +190,12 @@ class SearchService(VideoFiles, UserWriting):
             return status_of(self.folder, library, snapshot)
 
     @again_if_changed
-    def statuses(self) -> list[Status]:
+    def statuses(self) -> StatusList:
         """Return the status of each library."""
         with self.opened() as opened:
-            return [status_of(library.root, library, snapshot) for library, snapshot in zip(*opened, strict=True)]
+            return StatusList(
+                tuple(status_of(each.root, each, snapshot) for each, snapshot in zip(*opened, strict=True))
+            )
 
     @again_if_changed
     def version(self) -> str:
@@ -214,6 +209,13 @@ class SearchService(VideoFiles, UserWriting):
         """Return all runs, the oldest first."""
         with self.engine.library().snapshot() as snapshot:
             return RunList(tuple(run_info(run) for run in stored_runs(snapshot)))
+
+    @again_if_changed
+    def latest_run(self) -> RunInfo | None:
+        """Return the newest run, with its progress while it works; None before the first."""
+        with self.engine.library().snapshot() as snapshot:
+            found = last_run(snapshot)
+        return None if found is None else run_info(found)
 
     def run(self, run_id: int) -> RunInfo:
         """Return a run. Raises LibraryError if there is none with this number, QueryError for no number."""

@@ -136,6 +136,17 @@ def word_times_text(times: WordTimes) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is. total_files, total_s: known so far. done_s, total_s: seconds of video. at: ISO 8601, UTC."""
+
+    done_files: int
+    total_files: int
+    done_s: float
+    total_s: float
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chapter:
     """A titled part of a video. start_s, end_s: None where only its title is known."""
 

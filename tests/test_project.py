@@ -102,7 +102,7 @@ ROOMS = {
     ),
     "search": (
         *("evaluation", "http", "mcp", "service", "files", "user", "libraries", "engine", "export", "hits", "contents"),
-        *("marks", "corrections", "playback", "stills", "results"),
+        *("marks", "corrections", "playback", "stills", "status", "results"),
         *("calibration", "rank", "query"),
     ),
     "storage": (

@@ -14,7 +14,8 @@ from vfindex.cli.render.run_page import COUNTS, LISTS, endings, label, run_page
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from vfindex.search.results import RunInfo
+    from vfindex.search.status import RunInfo
+    from vfindex.storage.records import RunProgress
 
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
@@ -83,7 +84,8 @@ def _summary(run: RunInfo) -> str:
     """Return a run in a line."""
     report = run.report
     if report is None:
-        return "not finished: in progress, or killed"
+        done = "" if run.progress is None else f" after {_files_done(run.progress)}, at {run.progress.at}"
+        return f"not finished: in progress, or killed{done}"
     if "found" not in report:
         return f"{counted(report.get('videos', 0), 'video')}, {clock(report.get('wall_s', 0.0))}"
     parts = [f"{report['indexed']} indexed", f"{len(report['failed'])} failed"]
@@ -96,10 +98,16 @@ def _summary(run: RunInfo) -> str:
     return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
 
 
+def _files_done(progress: RunProgress) -> str:
+    return f"{progress.done_files} of {counted(progress.total_files, 'file')}"
+
+
 def _print(run: RunInfo) -> None:
     print(plain(f"run {run.id}: {run.command}"))
     print(f"began     {run.started_at}")
     print(f"ended     {run.finished_at or 'not yet: in progress, or killed'}")
+    if run.progress is not None:
+        print(f"progress  {_files_done(run.progress)}, at {run.progress.at}")
     report = run.report or {}
     for name in COUNTS:
         if name in report:

@@ -9,7 +9,7 @@ from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
-    from vfindex.search.results import Status
+    from vfindex.search.status import Status
 
 NAME = "status"
 EXAMPLE = "vfindex status --json"

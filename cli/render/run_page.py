@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vfindex.cli.output import clock, plain
 
 if TYPE_CHECKING:
-    from vfindex.search.results import RunInfo
+    from vfindex.search.status import RunInfo
 
 # Fields of a report, in the order shown: numbers, and lists of files with a reason each.
 COUNTS = (

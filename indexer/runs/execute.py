@@ -7,12 +7,13 @@ runs find nothing new.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, optio
 from vfindex.indexer.models.store import Recogniser, find_recogniser
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runs.report import Report
+from vfindex.indexer.runs.report import Progress, Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import Discovered
 from vfindex.storage.db.reader import Snapshot
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
     from vfindex.indexer.runners.base import Runner
     from vfindex.storage.db.catalog import Catalog
+# How often a run stores how far it is: each time is a transaction.
+PROGRESS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
         with recorded(writer.catalog, command.name) as report:
             command.prepare(writer, setup)
             with uncollected():
-                run = new_run(writer, setup, heard, _with_deadline(callbacks, settings, start))
+                own = _noting_progress(_with_deadline(callbacks, settings, start), writer.catalog, report.run_id)
+                run = new_run(writer, setup, heard, own)
                 run.report = report
                 run.sort(command.scan(run))
             run.restore_returned()
@@ -215,6 +219,20 @@ def _with_deadline(callbacks: Callbacks, settings: RunSettings, began: float) ->
         return callbacks.stop() or (left_s is not None and left_s <= 0)
 
     return replace(callbacks, stop=stop)
+
+
+def _noting_progress(callbacks: Callbacks, catalog: Catalog, run_id: int) -> Callbacks:
+    """Return callbacks that store how far the run is, at most every PROGRESS_S, for those who watch the library."""
+    last_s = -math.inf
+
+    def progress(now: Progress) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= PROGRESS_S:
+            catalog.note_progress(run_id, asdict(now))
+            last_s = time.monotonic()
+        callbacks.progress(now)
+
+    return replace(callbacks, progress=progress)
 
 
 # --- indexing -------------------------------------------------------------------------------------------------------

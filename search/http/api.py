@@ -19,20 +19,9 @@ from vfindex.search.http.limits import Workers
 from vfindex.search.http.settings import Limits
 from vfindex.search.query.image import Picture
 from vfindex.search.query.request import Example
-from vfindex.search.results import (
-    Hits,
-    MarkInfo,
-    MarkList,
-    Record,
-    RunInfo,
-    RunList,
-    SavedList,
-    Status,
-    Transcript,
-    VideoInfo,
-    VideoList,
-)
+from vfindex.search.results import Hits, MarkInfo, MarkList, Record, SavedList, Transcript, VideoInfo, VideoList
 from vfindex.search.service import SearchService
+from vfindex.search.status import RunInfo, RunList, Status, StatusList
 from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.modalities import timed_text_modalities
@@ -62,10 +51,12 @@ _ASKED = (
     Param("min_confidence", "text", "Only hits with this label or a better one; none: all hits.", choices=LABELS),
 )
 _ALIKE = (Param("clip", "clip", "Key of the clip.", required=True), K, _FIRST, PER_VIDEO)
+_LIBRARY = Param("library", "integer", "Which of several libraries: its place in the list of all, from 0.", 0, least=0)
 _LISTED = (
     Param("filters", "text", "Filters of the query language.", ""),
     _FIRST,
     Param("limit", "integer", "Videos on a page.", 100, least=1, most=MAX_PAGE),
+    _LIBRARY,
 )
 _READ = (
     Param("format", "text", "Of the answer.", "json", choices=("json", "vtt", "srt")),
@@ -214,7 +205,7 @@ class Api:
         """Return a page of the videos that pass the filters, by path."""
 
         def read() -> dict[str, Any]:
-            return self._service.videos(call["filters"], first=call["first"], limit=call["limit"]).to_dict()
+            return self._one(call).videos(call["filters"], first=call["first"], limit=call["limit"]).to_dict()
 
         return await self._versioned(call, read)
 
@@ -300,10 +291,18 @@ class Api:
 
     # --- the library ------------------------------------------------------------------------------------------------
 
-    @answers(Endpoint("GET", f"{PREFIX}/runs", RunList))
+    @answers(Endpoint("GET", f"{PREFIX}/runs", RunList, query=(_LIBRARY,)))
     async def runs(self, call: Call) -> Response:
         """Return all runs, the oldest first."""
-        return await self._versioned(call, lambda: self._service.runs().to_dict())
+        return await self._versioned(call, lambda: self._one(call).runs().to_dict())
+
+    @answers(Endpoint("GET", f"{PREFIX}/runs/latest", RunInfo, query=(_LIBRARY,)))
+    async def latest_run(self, call: Call) -> Response:
+        """Return the newest run, whoever started it, with its progress while it works."""
+        found = await self.workers.run(lambda: self._one(call).latest_run())
+        if found is None:
+            raise not_found("this library has seen no run yet")
+        return _fresh(found)
 
     @answers(Endpoint("POST", f"{PREFIX}/runs", StartedRun, body=(_COMMAND,)))
     async def start_run(self, call: Call) -> Response:
@@ -323,24 +322,33 @@ class Api:
             raise not_found("no client has started a run")
         return _fresh(found)
 
-    @answers(Endpoint("GET", f"{PREFIX}/runs/{{id}}", RunInfo, in_path=(_ID,)))
+    @answers(Endpoint("GET", f"{PREFIX}/runs/{{id}}", RunInfo, in_path=(_ID,), query=(_LIBRARY,)))
     async def run(self, call: Call) -> Response:
         """Return a run."""
-        runs = (await self.workers.run(self._service.runs)).runs
+        runs = (await self.workers.run(lambda: self._one(call).runs())).runs
         found = next((run for run in runs if run.id == call["id"]), None)
         if found is None:
             raise not_found(f"there is no run {call['id']} in this library")
         return _fresh(found)
 
-    @answers(Endpoint("GET", f"{PREFIX}/status", Status))
+    @answers(Endpoint("GET", f"{PREFIX}/status", Status, query=(_LIBRARY,)))
     async def status(self, call: Call) -> Response:
-        """Return what the library contains, and what failed; of several, the first."""
-        return await self._versioned(call, lambda: self._service.status().to_dict())
+        """Return what a library contains, and what failed."""
+        return await self._versioned(call, lambda: self._one(call).status().to_dict())
+
+    @answers(Endpoint("GET", f"{PREFIX}/libraries", StatusList))
+    async def libraries(self, call: Call) -> Response:
+        """Return the status of each library."""
+        return await self._versioned(call, lambda: self._service.statuses().to_dict())
 
     @answers(Endpoint("GET", f"{PREFIX}/health", Health))
     async def health(self, call: Call) -> Response:
         """Return whether the server is up. It asks for no token."""
         return _fresh(Health("ok"))
+
+    def _one(self, call: Call) -> SearchService:
+        """Return the library that is asked about. Raises Refusal."""
+        return one_library(self._service, call["library"])
 
     async def _versioned(self, call: Call, document: Callable[[], dict[str, Any]]) -> Response:
         """Return a document that its address and the state of the library decide; 304 if the client has it."""
@@ -364,6 +372,14 @@ def known_video(service: SearchService, fingerprint: str) -> str:
     if not service.has_video(fingerprint):
         raise not_found("the library has no video with this fingerprint")
     return fingerprint
+
+
+def one_library(service: SearchService, number: int) -> SearchService:
+    """Return the service of one library of several. Raises Refusal if there are not so many."""
+    try:
+        return service.alone(number)
+    except QueryError as exc:
+        raise not_found(str(exc)) from exc
 
 
 def _fresh(found: Record | SavedQuery | Lists | StartedRun | Health) -> Response:

@@ -21,14 +21,15 @@ from starlette.types import Scope as Connection
 from vfindex.search.export.formats import FORMATS
 from vfindex.search.http import views
 from vfindex.search.http.answers import Refusal, not_found
-from vfindex.search.http.api import Api, known_video
+from vfindex.search.http.api import Api, known_video, one_library
 from vfindex.search.http.endpoints import CLIP, FINGERPRINT, form_of
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
 from vfindex.search.query.image import Picture
 from vfindex.search.query.parser import FILTER_EXAMPLES, parse
-from vfindex.search.results import Hit, Hits, Status, VideoInfo, VideoList
+from vfindex.search.results import Hit, Hits, VideoInfo, VideoList
 from vfindex.search.service import SearchService
+from vfindex.search.status import Status
 from vfindex.storage.errors import QueryError, VfindexError
 from vfindex.storage.modalities import prefixes
 from vfindex.storage.records import ClipKey, box_words
@@ -131,10 +132,8 @@ class Asked:
         """Return the question of an address; what cannot be read in it counts as left out."""
         given = request.query_params
         likes = [ClipKey(found[1], int(found[2])) for text in given.getlist("like") if (found := CLIP.fullmatch(text))]
-        first = given.get("first", "")
-        return cls(
-            given.get("q", ""), tuple(likes), int(first) if re.fullmatch("[0-9]{1,3}", first) else 0, "all" in given
-        )
+        first = min(_number(given.get("first")), MAX_CARDS)
+        return cls(given.get("q", ""), tuple(likes), first, "all" in given)
 
     def address(self, **changed: Any) -> str:
         """Return the query of the address that asks this, with some parts changed."""
@@ -287,35 +286,35 @@ class Pages:
         )
 
     async def library(self, request: Request) -> Response:
-        """Return the page of the library: what it covers, what failed, its runs, a page of its videos."""
+        """Return the page of a library: what it covers, what failed, its runs, a page of its videos."""
         given = request.query_params
-        filters, first = given.get("filters", ""), given.get("first", "")
-        start = int(first) if re.fullmatch("[0-9]{1,9}", first) else 0
-        status: Status = await self._workers.run(self._service.status)
-        runs = (await self._workers.run(self._service.runs)).runs
+        filters, first = given.get("filters", ""), _number(given.get("first"))
+        number = _number(given.get("library"))
+        one = one_library(self._service, number)
+        status: Status = await self._workers.run(one.status)
+        runs = (await self._workers.run(one.runs)).runs
         videos, problem = VideoList(0, (), ()), None
         try:
-            videos = await self._workers.run(self._listed, filters, start)
+            videos = await self._workers.run(one.videos, filters, first=first, limit=PAGE_ROWS)
         except VfindexError as exc:
             problem = Refusal.of(exc)
         folders = Counter(os.path.dirname(os.fsdecode(each.video)) for each in videos.videos if each.video)
-        last = start + PAGE_ROWS
+        last, shown = first + PAGE_ROWS, [("library", number)] if number else []
         return page(
             request.scope,
             "library.html",
             library=status,
+            number=number,
+            names=[os.fspath(each.folder) for each in self._service.engines],
             runs=runs[::-1][:20],
             videos=videos,
             folders=sorted(folders.items()),
             filters=filters,
             problem=problem,
-            may_start=self._api.may_start,
-            disk_bytes=await self._workers.run(_size_of, self._service.folder),
-            more="?" + urlencode({"filters": filters, "first": last}) if last < videos.total else None,
+            may_start=self._api.may_start and not number,
+            disk=await self._workers.run(views.disk_use, one.folder),
+            more="?" + urlencode([*shown, ("filters", filters), ("first", last)]) if last < videos.total else None,
         )
-
-    def _listed(self, filters: str, first: int) -> VideoList:
-        return self._service.videos(filters, first=first, limit=PAGE_ROWS)
 
     # --- logging in -------------------------------------------------------------------------------------------------
 
@@ -351,22 +350,11 @@ def _chips(query: str) -> list[views.Chip]:
         return []
 
 
+def _number(text: str | None) -> int:
+    """Return the whole number of an address, 0 for none, and for what is none."""
+    return int(text) if text and re.fullmatch("[0-9]{1,9}", text) else 0
+
+
 def _seconds(text: str | None, default: float) -> float:
     """Return the time of an address; the default for none, and for what is no time."""
     return float(text) if text and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else default
-
-
-def _size_of(folder: Path) -> int:
-    """Return the bytes of the files in a folder, without those that are deleted meanwhile."""
-    total, folders = 0, [os.fspath(folder)]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_size
-        except FileNotFoundError:
-            continue
-    return total

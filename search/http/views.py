@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -220,3 +221,40 @@ def _bar(video: VideoInfo, start_s: float, end_s: float, label: str) -> Bar:
     scale = TIMELINE / (video.duration_s or 1.0)
     x = min(TIMELINE, max(0.0, (start_s - video.start_s) * scale))
     return Bar(round(x, 1), round(min(TIMELINE - x, max(2.0, (end_s - start_s) * scale)), 1), start_s, label)
+
+
+# --- a library ------------------------------------------------------------------------------------------------------
+
+
+def disk_use(folder: Path) -> dict[str, int]:
+    """Return the bytes of the files in a folder by the name of its entry, the largest first; `total` is the last."""
+    found: dict[str, int] = {}
+    for entry in _entries(folder):
+        size_bytes, folders = 0, [entry.path] if entry.is_dir(follow_symlinks=False) else []
+        if not folders:
+            size_bytes = _size_of(entry)
+        while folders:
+            for inner in _entries(folders.pop()):
+                if inner.is_dir(follow_symlinks=False):
+                    folders.append(inner.path)
+                else:
+                    size_bytes += _size_of(inner)
+        found[entry.name] = size_bytes
+    by_size = sorted(found.items(), key=lambda item: -item[1])
+    return {**dict(by_size), "total": sum(found.values())}
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder; nothing if it was deleted meanwhile."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def _size_of(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0

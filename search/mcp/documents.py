@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vfindex.search.results import FileProblem, Hit, Hits, Match, Status, VideoInfo, VideoSummary
+from vfindex.search.results import Hit, Hits, Match, VideoInfo, VideoSummary
+from vfindex.search.status import FileProblem, Status
 from vfindex.storage.records import ClipKey, Segment, box_words
 
 NOTICE = (

@@ -219,7 +219,7 @@ class _Calls:
     def library_status(self, values: Mapping[str, Any], link: Link) -> Answer:
         document: dict[str, Any] = {
             "notice": NOTICE,
-            "libraries": [status_document(each) for each in self._service.statuses()],
+            "libraries": [status_document(each) for each in self._service.statuses().libraries],
         }
         if values["list_videos"]:
             page = self._service.videos(values["filters"], first=values["first"], limit=values["list_videos"])

@@ -29,7 +29,7 @@ from vfindex.storage.db.locations import (
     move_location,
 )
 from vfindex.storage.db.migrations import migrate
-from vfindex.storage.db.runs import insert_attempts
+from vfindex.storage.db.runs import PROGRESS, insert_attempts
 from vfindex.storage.db.scrubbing import forget_removed
 from vfindex.storage.db.units import insert_units
 from vfindex.storage.db.videos import (
@@ -372,6 +372,12 @@ class Catalog:
         """Insert a run and return its id."""
         with self.transaction() as connection:
             return inserted(connection, insert(schema.run).values(command=command, started_at=now()))
+
+    def note_progress(self, run_id: int, counts: Mapping[str, float]) -> None:
+        """Store how far a run is, in the place of its report. counts: the fields of `RunProgress` but the time."""
+        values = {"report": json.dumps({PROGRESS: {**counts, "at": now()}})}
+        with self.transaction() as connection:
+            connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(**values))
 
     def end_run(self, run_id: int, report: Mapping[str, Any]) -> None:
         """Store the report of a run."""

@@ -14,18 +14,25 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import BUG
 from vfindex.storage.modalities import spoken_modalities
-from vfindex.storage.records import SEARCHABLE, Attempt
+from vfindex.storage.records import SEARCHABLE, Attempt, RunProgress
+
+# What the report of an unfinished run has instead of counts.
+PROGRESS = "progress"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run. Times: ISO 8601, UTC. finished_at, report: None if it was killed, or is still running."""
+    """A run. Times: ISO 8601, UTC. finished_at, report: None if it was killed, or is still running.
+
+    progress: of one without a report, once a unit has ended.
+    """
 
     id: int
     command: str
     started_at: str
     finished_at: str | None
     report: Mapping[str, Any] | None
+    progress: RunProgress | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as JSON fields."""
@@ -46,8 +53,10 @@ def stored_runs(snapshot: Snapshot) -> list[StoredRun]:
 
 
 def _stored_run(row: Any) -> StoredRun:
-    report = json.loads(row.report) if row.report else None
-    return StoredRun(row.id, row.command, row.started_at, row.finished_at, report)
+    stored = json.loads(row.report) if row.report else None
+    if row.finished_at is not None or stored is None:
+        return StoredRun(row.id, row.command, row.started_at, row.finished_at, stored)
+    return StoredRun(row.id, row.command, row.started_at, None, None, RunProgress(**stored[PROGRESS]))
 
 
 def last_run(snapshot: Snapshot) -> StoredRun | None:

@@ -13,7 +13,7 @@ import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.indexer.models.factory import LibraryModels
-from vfindex.search import playback
+from vfindex.search import playback, status
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Filters, Moment, Part, Query, Term
 from vfindex.search.query.encode import QueryEncoder
@@ -79,7 +79,7 @@ def test_every_parameter_and_field_has_its_row() -> None:
             assert shown and shown[1] == written, name
 
 
-RECORDS = sorted({*Record.__subclasses__(), playback.Playback}, key=lambda kind: kind.__name__)
+RECORDS = sorted({*Record.__subclasses__(), playback.Playback, status.Status}, key=lambda kind: kind.__name__)
 UNITS = {"_s": "s", "_ms": "ms", "_px": "px", "_deg": "degrees"}
 
 

@@ -337,24 +337,43 @@ function marksPage() {
 // --- the library ----------------------------------------------------------------------------------------------------
 
 function libraryPage() {
-  const started = $("#started");
+  const [started, shown] = [$("#started"), $("#progress")];
   let timer = 0;
+  /** Tell how far the newest run is, whoever started it; load the page again when one ends that was watched. */
+  const follow = async () => {
+    const run = await fetch(`${root}/api/v1/runs/latest?library=${shown.dataset.library}`).then((answer) => answer.ok && answer.json());
+    if (!run) return false;
+    if (run.finished_at !== null) {
+      if (shown.dataset.run === String(run.id)) location.reload();
+      return false;
+    }
+    shown.dataset.run = run.id;
+    if (run.progress) {
+      const { done_files: done, total_files: total } = run.progress;
+      const meter = element("progress", { max: Math.max(1, total), value: done, "aria-label": "Files done" });
+      shown.replaceChildren(meter, ` ${run.command}: ${done} of ${total} files`);
+    }
+    return true;
+  };
   const look = async () => {
-    const answer = await fetch(`${root}/api/v1/runs/started`);
-    if (!answer.ok) return;
-    const run = await answer.json();
-    const state = run.exit_code === null ? "is running" : run.exit_code ? `ended with ${run.exit_code}` : "is done";
-    started.textContent = `${run.command} ${state}${run.message ? `: ${run.message}` : ""}`;
     clearTimeout(timer);
-    if (run.exit_code === null) timer = setTimeout(look, 2000);
+    let runs = false;
+    const answer = await fetch(`${root}/api/v1/runs/started`);
+    if (answer.ok) {
+      const run = await answer.json();
+      runs = run.exit_code === null;
+      const state = runs ? "is running" : run.exit_code ? `ended with ${run.exit_code}` : "is done";
+      started.textContent = `${run.command} ${state}${run.message ? `: ${run.message}` : ""}`;
+    }
+    if ((await follow()) || runs) timer = setTimeout(look, 2000);
   };
   main.addEventListener("click", attempt(async (event) => {
-    const button = event.target.closest("[data-run]");
+    const button = event.target.closest("button[data-run]");
     if (!button) return;
     await api("/runs", { method: "POST", body: { command: button.dataset.run } });
     await look();
   }));
-  if ($("[data-run]")) look();
+  look();
 }
 
 // --- keys -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
-from library_maker import TEXTS, add_video, axis, clip
+from library_maker import TEXTS, add_video, axis, clip, install
 from PIL import Image
 from serving import Site, serving
 
@@ -76,6 +76,41 @@ def test_several_libraries_are_one(folder: Path, tmp_path: Path) -> None:
         assert site.get("/search?q=1").document["hits"][0]["key"][0] == "v1"
     with SearchService([folder, other]) as service, serving(service) as site:
         assert site.get("/search?q=1").error == (503, "LibraryNotFound")
+
+
+def test_each_of_several_libraries_is_asked_by_its_place(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with writing(other) as writer:
+        install(writer)
+        add_video(writer, "w", [clip(visual=axis(7))])
+        writer.catalog.begin_run("ingest")
+    with SearchService([folder, other]) as service, serving(service) as site:
+        assert site.get("/libraries").document == service.statuses().to_dict()
+        second = SearchService(other)
+        for path, document in (
+            ("/status", second.status().to_dict()),
+            ("/videos", second.videos().to_dict()),
+            ("/runs", second.runs().to_dict()),
+            ("/runs/latest", second.run(1).to_dict()),
+            ("/runs/1", second.run(1).to_dict()),
+        ):
+            assert site.get(f"{path}?library=1").document == document, path
+            assert site.get(f"{path}?library=2").error == (404, "NotFound")
+        assert site.get("/status").document == site.get("/status?library=0").document == service.status().to_dict()
+        assert site.get("/runs/latest").error == (404, "NotFound"), "the first has seen no run"
+
+
+def test_the_newest_run_says_how_far_it_is(site: Site, folder: Path) -> None:
+    with writing(folder) as writer:
+        run = writer.catalog.begin_run("reindex")
+        assert site.get("/runs/latest").document["progress"] is None
+        writer.catalog.note_progress(run, {"done_files": 2, "total_files": 5, "done_s": 20.0, "total_s": 50.0})
+        found = site.get("/runs/latest").document
+        assert (found["id"], found["finished_at"], found["report"]) == (run, None, None)
+        assert (found["progress"]["done_files"], found["progress"]["total_files"]) == (2, 5)
+        writer.catalog.end_run(run, {"found": 5})
+    found = site.get("/runs/latest").document
+    assert (found["progress"], found["report"]) == (None, {"found": 5})
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

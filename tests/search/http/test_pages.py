@@ -6,14 +6,17 @@ import re
 import shutil
 from html import unescape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
-from library_maker import TEXTS, add_video, axis, clip
+from library_maker import TEXTS, add_video, axis, clip, install
 from serving import Answer, Site, logged_in, serving
 
 from vfindex.search.http.settings import Settings, Tokens
 from vfindex.search.service import SearchService
+from vfindex.storage.db.sources import Root, remember
+from vfindex.storage.errors import Problem
+from vfindex.storage.records import Location
 from vfindex.storage.writer import writing
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -139,6 +142,52 @@ def test_marks_are_shown_by_list_without_judgements(site: Site) -> None:
     assert "/api/v1/export?format=edl&list=a%20%26%20b" in links(page)
     assert "judgements" not in page
     assert "No marks in this list yet" in shown(page_of(site, "/marks?list=none"))
+
+
+# --- the library ----------------------------------------------------------------------------------------------------
+
+
+def test_the_library_page_has_what_is_there_and_what_failed(site: Site, folder: Path, films: Path) -> None:
+    bad = Location(bytes(films / "<bad>.mp4"), 100, 1, 1)
+    with writing(folder) as writer:
+        remember(writer.catalog, [Root(bytes(films))])
+        writer.catalog.fail_video("bad", bad, Problem(bad.path, "decode", "damaged", "it is <torn>", "copy it again"))
+        writer.catalog.end_run(writer.catalog.begin_run("ingest"), {"found": 6, "indexed": 5, "wall_s": 90.0})
+        run = writer.catalog.begin_run("reindex")
+        writer.catalog.note_progress(run, {"done_files": 2, "total_files": 5, "done_s": 20.0, "total_s": 50.0})
+    page = page_of(site, "/library")
+    text = shown(page)
+    assert f'?filters=in:"{films}"' in unquote(" ".join(links(page)))
+    assert "<bad>.mp4" in text and "it is <torn>" in text and "copy it again" in text
+    assert '<progress max="5" value="2"' in page and "reindex: 2 of 5 files" in text
+    assert "5 indexed of 6 found, 1:30" in text
+    assert re.search(r"library\.db \d+ kB", text) and "library.json" in text
+    assert sorted(re.findall('href="(/videos/[^"]*)"', page)) == [f"/videos/v{number}" for number in range(5)]
+    assert 'data-run="reindex"' not in page, "no client may start a run here"
+
+
+def test_the_videos_of_a_library_are_listed_by_filters(site: Site, films: Path) -> None:
+    assert len(re.findall('href="/videos/', page_of(site, "/library?filters=lang:en"))) == 5
+    only = page_of(site, f"/library?filters={quote(f'in:{films}/v1.mp4')}")
+    assert re.findall('href="(/videos/[^"]*)"', only) == ["/videos/v1"]
+    wrong = page_of(site, "/library?filters=dog&first=x")
+    assert "list takes filters only" in shown(wrong)
+
+
+def test_each_of_several_libraries_has_its_page(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with writing(other) as writer:
+        install(writer)
+        add_video(writer, "w", [clip(visual=axis(7))])
+        remember(writer.catalog, [Root(b"/videos")])
+    with SearchService([folder, other]) as service, serving(service) as site:
+        first, second = page_of(site, "/library"), page_of(site, "/library?library=1")
+        check_error(site.ask("/library?library=2", headers=BROWSER), 404, "there is no library 2")
+    assert {"?library=0", "?library=1"} <= set(links(first)) & set(links(second))
+    assert "/videos/v1" in links(first) and "/videos/w" not in links(first)
+    assert "/videos/w" in links(second) and "/videos/v1" not in links(second)
+    assert '?library=1&filters=in:"/videos"' in unquote(" ".join(links(second)))
+    assert 'data-library="1"' in second
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -138,6 +138,24 @@ def test_a_question_about_one_video_keeps_its_words(video: VideoInfo) -> None:
     assert nowhere == parse("dog in:elsewhere")
 
 
+# --- a library ------------------------------------------------------------------------------------------------------
+
+
+def test_the_disk_use_of_a_library_is_by_its_parts(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    (library / "thumbs" / "aa").mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(b"x" * 900)
+    (library / "thumbs" / "aa" / "1.webp").write_bytes(b"x" * 30)
+    (library / "thumbs" / "2.webp").write_bytes(b"x" * 20)
+    (library / "library.db").write_bytes(b"x" * 500)
+    (library / "link").symlink_to(tmp_path)
+    found = views.disk_use(library)
+    assert (found["library.db"], found["thumbs"]) == (500, 50)
+    assert 550 <= found["total"] < 900, "a link counts as itself"
+    assert next(iter(found)) == "library.db"
+    assert views.disk_use(tmp_path / "nothing") == {"total": 0}
+
+
 # --- a video --------------------------------------------------------------------------------------------------------
 
 
