@@ -85,7 +85,7 @@ def test_no_answer_lets_another_site_read_it(site: Site) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert "server" not in answer.headers
     preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
     assert site.ask("/api/v1/marks", "OPTIONS", headers=preflight).error == (405, "MethodNotAllowed")
