@@ -81,7 +81,7 @@ class Player {
     this.#video.onseeking = () => {
       if (!this.#buffered(this.#video.currentTime)) this.#start(source, this.#video.currentTime);
     };
-    return this.#start(source, time);
+    this.#start(source, time); // not awaited: it ends with the video
   }
 
   #buffered(time) {
@@ -97,12 +97,13 @@ class Player {
     const feed = new AbortController();
     this.#feed = feed;
     try {
-      for (let from = time; !feed.signal.aborted && from < this.#facts.to - 0.05; ) {
-        await this.#span(source, from, feed.signal);
-        const reached = this.#buffered(Math.max(this.#video.currentTime, from)) || this.#buffered(from + 0.2);
-        if (reached <= from) break; // nothing more can be read
+      let from;
+      let reached = time;
+      do {
         from = reached;
-      }
+        await this.#span(source, from, feed.signal);
+        reached = this.#buffered(Math.max(this.#video.currentTime, from)) || this.#buffered(from + 0.2);
+      } while (!feed.signal.aborted && reached > from && reached < this.#facts.to - 0.05);
       if (!feed.signal.aborted && source.readyState === "open") source.endOfStream();
     } catch (error) {
       if (!feed.signal.aborted) this.#failed(error.message);
@@ -159,8 +160,9 @@ class Player {
     if (!this.#rung || this.#rung === "strip") return;
     this.#video.onseeking = null;
     const time = this.time || this.#facts.start;
+    const plays = !this.#video.paused;
     if (this.#rung === "transcode") this.#strip(reason || "the video cannot be played");
-    else this.#use("transcode", time);
+    else this.#use("transcode", time).then(() => plays && this.play());
   }
 
   #strip(reason) {
