@@ -42,12 +42,12 @@ PAGE_CARDS, VIDEO_HITS, PAGE_ROWS = 24, 50, 100
 MAX_CARDS = 240
 FILTERS = tuple(f"{name}:" for name in FILTER_EXAMPLES)
 EXAMPLES = (
-    "dog running in park",
-    "people talking at a table",
-    'said:"thank you"',
-    "shown:sunset -clouds",
-    "door opens then person enters within 20s",
-    "city at night longer:30s",
+    ("dog running in park", "what happens, in plain words"),
+    ('said:"thank you"', "these very words, spoken"),
+    ("written:exit", "text on the screen"),
+    ("shown:sunset -clouds", "only what is seen, and without clouds"),
+    ("door opens then person enters within 20s", "two moments, one after the other"),
+    ("city at night longer:30s", "only in videos of half a minute or more"),
 )
 # Titles of pages of errors, by status.
 _PROBLEMS = {

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from asking import axis_of_digit, fake_query_vectors
 from library_maker import axis, clip, install, video
@@ -22,8 +23,12 @@ from PIL import Image
 from serving import Site, serving
 
 from vfindex.indexer.playback.player import MediaPlayer
+from vfindex.search.engine import SearchEngine
+from vfindex.search.http.api import Tools
+from vfindex.search.query.image import Pictures
 from vfindex.search.service import SearchService
-from vfindex.storage.records import Chapter, Location, Segment, UnitPlan, UnitResult
+from vfindex.storage.encoders.pixels import Pixels
+from vfindex.storage.records import Chapter, FloatArray, Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer, writing
 
 VIDEOS = 30
@@ -67,8 +72,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         writer.publish()
     with pytest.MonkeyPatch.context() as patch, MediaPlayer() as player:
         fake_query_vectors(patch, axis_of_digit)
-        with SearchService(folder / "library", player=player) as service, serving(service) as running:
+        patch.setattr(Pictures, "_encoder", lambda self: RedOfPicture())
+        tools = Tools(Reader())
+        with SearchService(folder / "library", player=player) as service, serving(service, tools=tools) as running:
             yield running
+
+
+class RedOfPicture:
+    """An image encoder whose vector is the axis that the red of a picture names, in tens."""
+
+    size_px = 8
+
+    def encode_images(self, frames: list[Pixels]) -> FloatArray:
+        return np.stack([axis(round(frame[0, 0, 0] / 10)) for frame in frames])
+
+
+class Reader:
+    """Decodes pictures in this process."""
+
+    def prepare(self, engine: SearchEngine) -> None:
+        """The encoder is there."""
+
+    def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB").resize((size_px, size_px)))
 
 
 def _films(folder: Path) -> list[Path]:

@@ -81,12 +81,14 @@ async function show(address, { form = null, push = true } = {}) {
       return;
     }
     document.title = page.title;
+    const focused = document.activeElement;
     for (const id of ["asked", "results"]) {
       document.getElementById(id).replaceWith(document.importNode(page.getElementById(id), true));
     }
     if (push) history.pushState(null, "", address);
     bar.value = page.getElementById("q").value;
     if (push) scrollTo(0, 0);
+    if (!focused.isConnected) main.focus({ preventScroll: true });
     arrived();
   } finally {
     main.removeAttribute("aria-busy");
@@ -431,7 +433,7 @@ function keys() {
     const target = event.target;
     if (target.closest("input, select, textarea, dialog")) return;
     if (target.closest(".lines") && event.key.startsWith("Arrow")) return; // it scrolls
-    const acts = target.closest("a, button, summary") && (event.key === "Enter" || event.key === " ");
+    const acts = target.closest({ Enter: "a, button, summary", " ": "button, summary" }[event.key] ?? "nothing");
     const run = (player && !acts ? PLAYER_KEYS[event.key] : undefined) ?? KEYS[event.key];
     if (!run || acts) return;
     event.preventDefault(); // controls of the player have keys of their own
@@ -450,7 +452,6 @@ document.addEventListener("click", (event) => {
 
 // --- start ----------------------------------------------------------------------------------------------------------
 
-document.body.classList.add("scripted");
 keys();
 marking();
 if ($("#results")) searchPage();
