@@ -46,7 +46,8 @@ def test_the_focus_is_seen(path: str, scheme: str, open_page: Callable[..., Any]
     seen = []
     for _ in range(25):
         page.keyboard.press("Tab")
-        seen.append(page.evaluate(FOCUS))
+        if page.evaluate("document.activeElement !== document.body"):  # that is the way round through the browser
+            seen.append(page.evaluate(FOCUS))
     assert [outline for outline in seen if not outline["width"]] == []
     assert len({outline["what"] for outline in seen}) > 10, "the focus moves on"
     assert seen[0]["what"].startswith("To the results")
