@@ -7,9 +7,10 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -18,15 +19,25 @@ from vfindex.cli.options import LibrariesOption, frame_reader, library_folders, 
 from vfindex.cli.out_file import check_new_file
 from vfindex.cli.output import say
 
+if TYPE_CHECKING:
+    from vfindex.search.mcp.exports import ExportFolder
+
 NAME = "mcp"
 EXAMPLE = "vfindex mcp --print-config claude-code"
-Client = Literal["claude-desktop", "claude-code", "cursor", "vscode"]
+Client = Literal["claude-desktop", "claude-code", "cursor", "vscode", "codex", "gemini"]
 # Where each client keeps its servers.
 _PLACES = {
     "claude-desktop": "claude_desktop_config.json (Settings, Developer, Edit Config)",
     "claude-code": "a terminal",
     "cursor": "~/.cursor/mcp.json, or .cursor/mcp.json of a project",
     "vscode": ".vscode/mcp.json of a folder, or what 'MCP: Open User Configuration' opens",
+    "codex": "a terminal",
+    "gemini": "~/.gemini/settings.json, or .gemini/settings.json of a project",
+}
+# Clients that a command sets up, up to the server's name; --env and the server's own command line follow.
+_COMMANDS = {
+    "claude-code": ("claude", "mcp", "add", "--scope", "user", "vfindex"),
+    "codex": ("codex", "mcp", "add", "vfindex"),
 }
 # What of this shell's environment the client's lacks.
 _KEPT = ("VFINDEX_CACHE",)
@@ -74,17 +85,30 @@ def _serve(folders: list[Path], export_folder: Path | None) -> None:
         server = opened.enter_context(ToolServer(tools_of(service, target)))
         if sys.stdin.isatty():
             say("waiting for a client on standard input; to set one up: vfindex mcp --print-config CLIENT")
-        # Ctrl-C ends it at once, as SIGTERM does: a thread waits for standard input, which Python would wait for.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # They end it at once: a thread waits for standard input, which Python would wait for.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _ending(target))
         asyncio.run(server.serve_stdio())
+
+
+def _ending(target: ExportFolder | None) -> Callable[[int, object], None]:
+    """Return what ends the process by a signal, without a part of a file left."""
+
+    def end(number: int, _: object) -> None:
+        if target is not None:
+            target.discard()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    return end
 
 
 def _print_config(client: Client, folders: list[Path], export_folder: Path | None) -> None:
     line, environment = _command_line(folders, export_folder), _environment()
     say(f"for {_PLACES[client]}:")
-    if client == "claude-code":
+    if client in _COMMANDS:
         given = [word for name, text in environment.items() for word in ("--env", f"{name}={text}")]
-        print(shlex.join(["claude", "mcp", "add", "vfindex", *given, "--", *line]))
+        print(shlex.join([*_COMMANDS[client], *given, "--", *line]))
         return
     server: dict[str, Any] = {"command": line[0], "args": line[1:]}
     if environment:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,25 +33,36 @@ class ExportFolder:
         self.folder = Path(os.path.realpath(folder))
         if not self.folder.is_dir():
             raise UsageError(f"{folder} is no folder; make it first: mkdir {folder}")
+        self._unfinished: set[str] = set()
 
-    def export(self, service: SearchService, values: Mapping[str, Any], within_s: float) -> dict[str, Any]:
-        """Write one file of the parameters of `export_clips`; return what was written. Raises VfindexError."""
+    def discard(self) -> None:
+        """Delete the files that are not complete, as the process ends."""
+        for name in tuple(self._unfinished):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def export(self, service: SearchService, values: Mapping[str, Any], is_over: Callable[[], bool]) -> dict[str, Any]:
+        """Write one file of the parameters of `export_clips`; return what was written. Raises VfindexError.
+
+        is_over: whether nobody waits for it any longer; then no file is left.
+        """
         clips = _clips(service, values["clips"], values["title"])
         stem = Path(file_name(values["title"])).name
         if values["format"] == CUT:
-            name, notes = self._cut(service, clips, f"{stem}.{CUT}", values["exact"], time.monotonic() + within_s)
+            if values["track"] is not None:
+                raise UsageError("track is for srt and vtt")
+            name, notes = self._cut(service, clips, f"{stem}.{CUT}", values["exact"], is_over)
         elif values["exact"]:
             raise UsageError(f"exact is for {CUT}")
         else:
-            made = service.export(clips, values["format"])
+            made = service.export(clips, values["format"], track=values["track"])
             notes = made.notes
-            with self._new_file(f"{stem}.{values['format']}") as (file, name):
+            with self._new_file(f"{stem}.{values['format']}", is_over) as (file, name):
                 file.write(made.data)
         path = untrusted(str(self.folder / name), 4096)
         return {"notice": NOTICE, "file": path, "untrusted_notes": [untrusted(each) for each in notes]}
 
     def _cut(
-        self, service: SearchService, clips: MarkList, name: str, exact: bool, until_s: float
+        self, service: SearchService, clips: MarkList, name: str, exact: bool, is_over: Callable[[], bool]
     ) -> tuple[str, Sequence[str]]:
         total_s = sum(each.end_s - each.start_s for each in clips.marks)
         if total_s > MAX_CUT_S:
@@ -62,11 +72,10 @@ class ExportFolder:
         if not excerpts:
             raise UsageError("no file of these videos is known, so there is nothing to cut")
         spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in excerpts]
-        with self._new_file(name) as (file, name):
+        with self._new_file(name, is_over) as (file, name):
 
             def write(at: int, data: bytes) -> None:
-                if time.monotonic() > until_s:
-                    raise UsageError("the film takes too long to make; choose fewer clips, or do without exact")
+                _check(is_over)
                 file.seek(at)
                 file.write(data)
 
@@ -74,22 +83,31 @@ class ExportFolder:
         return name, (*selection.notes, *remarks(excerpts, made))
 
     @contextmanager
-    def _new_file(self, name: str) -> Iterator[tuple[BinaryIO, str]]:
+    def _new_file(self, name: str, is_over: Callable[[], bool]) -> Iterator[tuple[BinaryIO, str]]:
         """Yield a file that did not exist, and its name; it is deleted if the block raises. Raises UsageError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 handle, name = _created(folder, name)
+                self._unfinished.add(name)
                 try:
                     with open(handle, "wb") as file:
                         yield file, name
+                    _check(is_over)
                 except BaseException:
                     os.unlink(name, dir_fd=folder)
                     raise
+                finally:
+                    self._unfinished.discard(name)
             finally:
                 os.close(folder)
         except OSError as exc:
             raise UsageError(f"{self.folder / name} cannot be written ({exc.strerror})") from exc
+
+
+def _check(is_over: Callable[[], bool]) -> None:
+    if is_over():
+        raise UsageError("the film takes too long to make; choose fewer clips, or do without exact")
 
 
 def _created(folder: int, name: str) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -33,20 +34,27 @@ from starlette.types import Receive, Scope, Send
 from vfindex import __version__
 from vfindex.search.export.selection import file_url
 from vfindex.search.mcp import tools
-from vfindex.search.mcp.documents import Link
+from vfindex.search.mcp.documents import Link, untrusted
 from vfindex.search.mcp.params import object_schema
 from vfindex.storage.errors import VfindexError
 
 # Calls at a time; further ones wait.
 THREADS = 4
+# Of an error, which may have names of videos.
+MAX_SENTENCE = 2000
 
 
 class ToolServer:
-    """Serves tools. Calls run in threads, each with a time limit; `close` cancels those that wait for their turn."""
+    """Serves tools. Calls run in threads, each with a time limit.
+
+    `close` cancels those that wait for their turn; those that run learn of it, as of the end of their time and of a
+    client that cancels.
+    """
 
     def __init__(self, offered: list[tools.Tool]) -> None:
         self._tools = {each.name: each for each in offered}
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="vfindex-agent")
+        self._closed = threading.Event()
         self._server: Server[Any] = Server(
             "vfindex",
             version=__version__,
@@ -65,6 +73,7 @@ class ToolServer:
         self.close()
 
     def close(self) -> None:
+        self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def serve_stdio(self) -> None:
@@ -88,14 +97,17 @@ class ToolServer:
         tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name[:50]!a}; there are {', '.join(self._tools)}")
-        call = partial(tool.answer, params.arguments or {}, _link(context.request))
+        over = threading.Event()
+        asked = tools.Call(_link(context.request), lambda: over.is_set() or self._closed.is_set())
         try:
             async with asyncio.timeout(tool.within_s):
-                answer = await asyncio.wrap_future(self._pool.submit(call))
+                answer = await asyncio.wrap_future(self._pool.submit(tool.answer, params.arguments or {}, asked))
         except VfindexError as exc:
             return _failed(str(exc))
         except TimeoutError:
             return _failed(f"{tool.name} did not end within {tool.within_s:g} s; ask for less, or try again later")
+        finally:
+            over.set()
         return CallToolResult(content=_content(answer))
 
 
@@ -127,8 +139,7 @@ def _content(answer: tools.Answer) -> list[ContentBlock]:
 
 
 def _failed(sentence: str) -> CallToolResult:
-    text = sentence.encode("utf-8", "backslashreplace").decode("utf-8")
-    return CallToolResult(content=[TextContent(text=text)], is_error=True)
+    return CallToolResult(content=[TextContent(text=untrusted(sentence, MAX_SENTENCE) or "")], is_error=True)
 
 
 def _link(request: Any) -> Link:

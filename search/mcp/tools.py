@@ -91,6 +91,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A call under way. link: makes addresses for who asks. is_over: whether nobody waits for the answer any longer."""
+
+    link: Link
+    is_over: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """A tool. run: takes the values of its parameters; raises VfindexError. within_s: how long it may take."""
 
@@ -98,13 +106,13 @@ class Tool:
     title: str
     about: str
     params: tuple[Param, ...]
-    run: Callable[[Mapping[str, Any], Link], Answer]
+    run: Callable[[Mapping[str, Any], Call], Answer]
     within_s: float = CALL_S
     writes: bool = field(default=False, kw_only=True)
 
-    def answer(self, given: Mapping[str, Any], link: Link) -> Answer:
+    def answer(self, given: Mapping[str, Any], call: Call) -> Answer:
         """Check the parameters and run. Raises VfindexError, with one sentence."""
-        return self.run(values_of(given, self.params, self.name), link)
+        return self.run(values_of(given, self.params, self.name), call)
 
 
 def tools_of(service: SearchService, folder: ExportFolder | None = None) -> list[Tool]:
@@ -155,11 +163,14 @@ def _export(service: SearchService, folder: ExportFolder) -> Tool:
         clips,
         Param("format", "string", "Of the file.", required=True, choices=(CUT, *FORMATS)),
         Param("title", "string", "What to call it; the file's name is made of it.", "clips", least=1, most=100),
+        Param(
+            "track", "string", "srt and vtt: whose text; without one, what is said.", choices=timed_text_modalities()
+        ),
         Param("exact", "boolean", "mp4: cut at the very frames, which takes longer; else at keyframes.", False),
     )
 
-    def run(values: Mapping[str, Any], _: Link) -> Answer:
-        return Answer(folder.export(service, values, EXPORT_S))
+    def run(values: Mapping[str, Any], call: Call) -> Answer:
+        return Answer(folder.export(service, values, call.is_over))
 
     return Tool("export_clips", "Export moments", _EXPORT, params, run, EXPORT_S, writes=True)
 
@@ -170,7 +181,7 @@ class _Calls:
     def __init__(self, service: SearchService) -> None:
         self._service = service
 
-    def search_moments(self, values: Mapping[str, Any], link: Link) -> Answer:
+    def search_moments(self, values: Mapping[str, Any], call: Call) -> Answer:
         hits = self._service.search(
             values["query"],
             top_k=values["limit"],
@@ -178,11 +189,11 @@ class _Calls:
             timeout_s=SEARCH_S,
             min_confidence="none" if values["include_unlikely"] else None,
         )
-        return Answer({"query": values["query"], **hits_document(hits, link)})
+        return Answer({"query": values["query"], **hits_document(hits, call.link)})
 
-    def find_similar(self, values: Mapping[str, Any], link: Link) -> Answer:
+    def find_similar(self, values: Mapping[str, Any], call: Call) -> Answer:
         options = {"top_k": values["limit"], "per_video": values["per_video"], "timeout_s": SEARCH_S}
-        return Answer(hits_document(self._service.similar(self._clip(values), **options), link))
+        return Answer(hits_document(self._service.similar(self._clip(values), **options), call.link))
 
     def _clip(self, values: Mapping[str, Any]) -> ClipKey | Like:
         clip, video, time_s = values["clip"], values["video"], values["time_s"]
@@ -193,7 +204,7 @@ class _Calls:
             raise UsageError("find_similar takes clip, as the clip of a hit, or else video and time_s")
         return ClipKey(fingerprint, int(start_ms))
 
-    def get_transcript(self, values: Mapping[str, Any], link: Link) -> Answer:
+    def get_transcript(self, values: Mapping[str, Any], call: Call) -> Answer:
         found = self._service.transcript(self._service.fingerprint(values["video"]), track=values["track"])
         start_s, end_s = values["start_s"], values["end_s"]
         segments = [
@@ -204,7 +215,7 @@ class _Calls:
         head = {"video": found.fingerprint, "untrusted_path": untrusted(found.video), "total": len(segments)}
         return Answer({**head, **transcript_document(segments, values["first"], values["max_chars"])})
 
-    def show_frames(self, values: Mapping[str, Any], link: Link) -> Answer:
+    def show_frames(self, values: Mapping[str, Any], call: Call) -> Answer:
         fingerprint = self._service.fingerprint(values["video"])
         stills = self._service.frames(fingerprint, values["times_s"], size_px=values["size_px"])
         frames = [
@@ -213,10 +224,10 @@ class _Calls:
         document = {"notice": NOTICE, "video": fingerprint, "frames": frames}
         return Answer(document, [each.image for each in stills])
 
-    def get_video(self, values: Mapping[str, Any], link: Link) -> Answer:
-        return Answer(video_document(self._service.video(self._service.fingerprint(values["video"])), link))
+    def get_video(self, values: Mapping[str, Any], call: Call) -> Answer:
+        return Answer(video_document(self._service.video(self._service.fingerprint(values["video"])), call.link))
 
-    def library_status(self, values: Mapping[str, Any], link: Link) -> Answer:
+    def library_status(self, values: Mapping[str, Any], call: Call) -> Answer:
         document: dict[str, Any] = {
             "notice": NOTICE,
             "libraries": [status_document(each) for each in self._service.statuses().libraries],

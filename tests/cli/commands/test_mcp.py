@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -9,12 +10,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent import Agent, document_of, images_of
 from library_maker import DIM, axis, clip, install
+from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from media import Shot, make_video
 
@@ -95,19 +98,75 @@ def test_the_official_client_calls_every_tool(film: Path, tmp_path: Path) -> Non
     assert cut.end_s - cut.start_s == pytest.approx(2.0, abs=0.05)
 
 
-def ask(process: subprocess.Popen[str], number: int, method: str, **params: Any) -> dict[str, Any]:
-    """Return the answer to a message of the protocol, which is one line."""
-    assert process.stdin is not None and process.stdout is not None
+# So many that the film is being made when the client leaves.
+LONG = {"clips": [{"video": "film", "start_s": 0, "end_s": 4}] * 100, "format": "mp4", "exact": True}
+
+
+def test_a_call_that_is_cancelled_leaves_no_file(film: Path, tmp_path: Path) -> None:
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    line = start("--library", film, "--export-folder", exports)
+
+    async def run() -> Any:
+        async with Client(StdioServerParameters(command=line[0], args=line[1:], env=dict(os.environ))) as client:
+            call = asyncio.ensure_future(client.call_tool("export_clips", LONG))
+            while not sizes(exports):
+                assert not call.done(), await call
+                await asyncio.sleep(0.02)
+            call.cancel()
+            async with asyncio.timeout(PATIENCE_S):
+                while os.listdir(exports):
+                    await asyncio.sleep(0.02)
+                return await client.call_tool("get_video", {"video": "film"})
+
+    assert document_of(asyncio.run(run()))["video"] == "film", "others go on"
+
+
+def sizes(folder: Path) -> list[int]:
+    """Return the sizes of the files in a folder that have content."""
+    return [size for path in folder.iterdir() if (size := path.stat().st_size)]
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "close"])
+def test_a_client_that_leaves_while_a_film_is_made_leaves_no_file(film: Path, tmp_path: Path, end: str) -> None:
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    with started(film, "--export-folder", str(exports)) as process:
+        try:
+            tell(process, 2, "tools/call", name="export_clips", arguments=LONG)
+            until_s = time.monotonic() + PATIENCE_S
+            while not sizes(exports) and time.monotonic() < until_s:
+                assert process.poll() is None
+                time.sleep(0.02)
+            if end == "close":
+                assert process.stdin is not None
+                process.stdin.close()
+            else:
+                process.send_signal(signal.Signals[end])
+            assert process.wait(PATIENCE_S) == (0 if end == "close" else -signal.Signals[end])
+        finally:
+            process.kill()
+    assert os.listdir(exports) == []
+
+
+def tell(process: subprocess.Popen[str], number: int, method: str, **params: Any) -> None:
+    assert process.stdin is not None
     process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}) + "\n")
     process.stdin.flush()
+
+
+def ask(process: subprocess.Popen[str], number: int, method: str, **params: Any) -> dict[str, Any]:
+    """Return the answer to a message of the protocol, which is one line."""
+    assert process.stdout is not None
+    tell(process, number, method, **params)
     answer: dict[str, Any] = json.loads(process.stdout.readline())
     assert answer["id"] == number
     return answer
 
 
-def started(library: Path, **options: Any) -> subprocess.Popen[str]:
+def started(library: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process: subprocess.Popen[str] = subprocess.Popen(start("--library", library), **pipes, **options)
+    process: subprocess.Popen[str] = subprocess.Popen(start("--library", library, *arguments), **pipes, **options)
     client = {"name": "test", "version": "1"}
     hello = ask(process, 1, "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=client)
     assert hello["result"]["serverInfo"]["name"] == "vfindex"
@@ -151,7 +210,7 @@ def test_exports_inside_a_library_are_refused(run: Any, library: Path) -> None:
     assert (ran.code, ran.out) == (2, "") and "is inside the library" in ran.err
 
 
-@pytest.mark.parametrize("client", ["claude-desktop", "cursor", "vscode", "claude-code"])
+@pytest.mark.parametrize("client", ["claude-desktop", "cursor", "vscode", "gemini", "claude-code", "codex"])
 def test_the_configuration_has_absolute_paths(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
 ) -> None:
@@ -159,10 +218,11 @@ def test_the_configuration_has_absolute_paths(
     monkeypatch.setenv("VFINDEX_CACHE", "cache")
     ran = run("mcp", "--library", "a b", "--library", "c", "--export-folder", "out", "--print-config", client)
     assert ran.code == 0 and ran.err.startswith("for ")
-    if client == "claude-code":
+    if client in ("claude-code", "codex"):
         words = shlex.split(ran.out)
         at = words.index("--")
-        assert words[:at] == ["claude", "mcp", "add", "vfindex", "--env", f"VFINDEX_CACHE={tmp_path / 'cache'}"]
+        add = {"claude-code": "claude mcp add --scope user vfindex", "codex": "codex mcp add vfindex"}[client]
+        assert words[:at] == [*add.split(), "--env", f"VFINDEX_CACHE={tmp_path / 'cache'}"]
         line = words[at + 1 :]
     else:
         servers = json.loads(ran.out)["servers" if client == "vscode" else "mcpServers"]
