@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from starlette.responses import Response
 
 from vfindex.search.calibration.labels import LABELS
+from vfindex.search.corrections import CorrectionInfo, CorrectionList, correctable_tracks
 from vfindex.search.engine import SearchEngine
 from vfindex.search.export.formats import get_format
 from vfindex.search.http.answers import Refusal, json_bytes, json_response, not_found, versioned
@@ -25,6 +26,7 @@ from vfindex.search.status import RunInfo, RunList, Status, StatusList
 from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.modalities import timed_text_modalities
+from vfindex.storage.records import Line
 from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ PREFIX = "/api/v1"
 # Both find their files by themselves: no client names a path.
 RunCommand = Literal["reindex", "retry"]
 MAX_HITS, MAX_PAGE = 1000, 1000
+MAX_TIME_S = 1e9
 # Pictures decoded at a time, each in a process with limits.
 UPLOADS = 2
 
@@ -74,6 +77,16 @@ _MARKED = (
     Param("question", "text", "Of a judgement: the question.", ""),
     Param("grade", "integer", "Of a judgement: how relevant the clip is.", least=0, most=MAX_GRADE),
     Param("by", "text", "Who marks it; without one, the user who runs the server."),
+)
+_VIDEO = Param("video", "video", "Only in this video, and in the library that has it.")
+_CORRECTED = (
+    Param("video", "video", "Fingerprint of the video.", required=True),
+    Param("track", "text", "The track of the line.", required=True, choices=correctable_tracks()),
+    Param("start_s", "number", "Start of the line, as in the transcript.", required=True, least=0, most=MAX_TIME_S),
+    Param("end_s", "number", "End of the line.", required=True, least=0, most=MAX_TIME_S),
+    Param("original", "text", "Its text in the library: original of a corrected segment, else text.", required=True),
+    Param("text", "text", "What it should read.", required=True),
+    Param("by", "text", "Who corrects it; without one, the user who runs the server."),
 )
 _SAVED = (_NAME, Param("text", "text", "The question, in the query language.", required=True), _MARKED[-1])
 
@@ -269,6 +282,32 @@ class Api:
             return _fresh(await self.workers.run(self._service.remove_marks, [call["id"]]))
         except UsageError as exc:
             raise not_found(f"there is no mark {call['id']}") from exc
+
+    @answers(Endpoint("GET", f"{PREFIX}/corrections", CorrectionList, query=(_VIDEO,)))
+    async def corrections(self, call: Call) -> Response:
+        """Return the corrections of transcripts of all users, those whose line is not there any more included."""
+        return _fresh(await self.workers.run(self._service.corrections, await self._known_or_none(call)))
+
+    @answers(Endpoint("POST", f"{PREFIX}/corrections", CorrectionInfo, body=_CORRECTED))
+    async def correct(self, call: Call) -> Response:
+        """Correct a line of a transcript; all answers have it at once. A later correction replaces it."""
+        fingerprint = await self.workers.run(known_video, self._service, call["video"])
+        start_ms, end_ms = round(1000 * call["start_s"]), round(1000 * call["end_s"])
+        line = Line(fingerprint, call["track"], start_ms, end_ms, call["original"])
+        return _fresh(await self.workers.run(partial(self._service.correct, line, call["text"], by=call["by"])))
+
+    @answers(Endpoint("DELETE", f"{PREFIX}/corrections/{{id}}", CorrectionList, in_path=(_ID,), query=(_VIDEO,)))
+    async def remove_correction(self, call: Call) -> Response:
+        """Delete a correction, so that the line reads as before; return it."""
+        video = await self._known_or_none(call)
+        try:
+            return _fresh(await self.workers.run(self._service.remove_corrections, [call["id"]], video))
+        except UsageError as exc:
+            raise not_found(f"there is no correction {call['id']}") from exc
+
+    async def _known_or_none(self, call: Call) -> str | None:
+        video: str | None = call["video"]
+        return None if video is None else await self.workers.run(known_video, self._service, video)
 
     @answers(Endpoint("GET", f"{PREFIX}/saved", SavedList))
     async def saved(self, call: Call) -> Response:

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope as Connection
 
+from vfindex.search.corrections import CorrectionInfo
 from vfindex.search.export.formats import FORMATS
 from vfindex.search.http import views
 from vfindex.search.http.answers import Refusal, not_found
@@ -30,7 +31,7 @@ from vfindex.search.query.parser import FILTER_EXAMPLES, parse
 from vfindex.search.results import Hit, Hits, VideoInfo, VideoList
 from vfindex.search.service import SearchService
 from vfindex.search.status import Status
-from vfindex.storage.errors import QueryError, VfindexError
+from vfindex.storage.errors import LibraryError, QueryError, VfindexError
 from vfindex.storage.modalities import prefixes
 from vfindex.storage.records import ClipKey, box_words
 from vfindex.storage.user.records import DEFAULT_LIST
@@ -235,6 +236,7 @@ class Pages:
         clip = clip or next((each for each in reversed(video.clips) if each.start_s <= start_s + 0.001), None)
         shown = next((hit for hit in hits if clip is not None and hit.key == clip.key), None)
         shown = shown or next((hit for hit in hits if hit.start_s <= start_s < hit.end_s), None)
+        stale, unread = await self._workers.run(self._stale, fingerprint)
         return page(
             request.scope,
             "video.html",
@@ -250,6 +252,8 @@ class Pages:
             top=max((hit.score for hit in hits), default=0.0),
             timeline=views.timeline_of(video, hits),
             texts=views.texts_of(video, shown),
+            stale=stale,
+            unread=unread,
             width=views.TIMELINE,
         )
 
@@ -265,6 +269,14 @@ class Pages:
         except QueryError:
             return []
         return sorted((hit for hit in hits if hit.key.fingerprint == video.fingerprint), key=lambda hit: hit.start_s)
+
+    def _stale(self, fingerprint: str) -> tuple[list[CorrectionInfo], str]:
+        """Return the corrections of lines that a video no longer has, and why they cannot be read, else ""."""
+        try:
+            found = self._service.corrections(fingerprint).corrections
+        except LibraryError as exc:
+            return [], str(exc)
+        return [each for each in found if each.state == "stale"], ""
 
     # --- marks and the library --------------------------------------------------------------------------------------
 

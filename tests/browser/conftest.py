@@ -61,8 +61,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Return a server of the library. A query finds the videos whose number, modulo 8, it has for a digit."""
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     films = _films(folder)
     with writing(folder / "library") as writer:
@@ -70,11 +69,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for number, path in enumerate(films):
             _add(writer, path, number)
         writer.publish()
+    return folder / "library"
+
+
+@pytest.fixture(scope="session")
+def site(library: Path) -> Iterator[Site]:
+    """Return a server of the library. A query finds the videos whose number, modulo 8, it has for a digit."""
     with pytest.MonkeyPatch.context() as patch, MediaPlayer() as player:
         fake_query_vectors(patch, axis_of_digit)
         patch.setattr(Pictures, "_encoder", lambda self: RedOfPicture())
         tools = Tools(Reader())
-        with SearchService(folder / "library", player=player) as service, serving(service, tools=tools) as running:
+        with SearchService(library, player=player) as service, serving(service, tools=tools) as running:
             yield running
 
 

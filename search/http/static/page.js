@@ -410,10 +410,14 @@ const why = () => {
   const found = $(".evidence", current() ?? main) ?? $(".evidence");
   if (found) found.open = !found.open;
 };
+const correct = () => {
+  const line = document.activeElement?.closest(".lines li") ?? $(".lines [aria-current]")?.closest("li");
+  if (line) $("[data-act=correct]", line)?.click();
+};
 const KEYS = {
   "/": () => bar && (bar.focus(), bar.select()),
   j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
-  m: () => press("mark"), x: () => press("reject"), l: () => press("like"), e: why,
+  m: () => press("mark"), x: () => press("reject"), l: () => press("like"), e: why, c: correct,
   "?": () => $("#help").showModal(),
 };
 const PLAYER_KEYS = {
@@ -424,13 +428,13 @@ const PLAYER_KEYS = {
 
 function keys() {
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const target = event.target;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest(".correct")) return;
     if (event.key === "Escape") {
       if ($("#help").open) event.preventDefault();
       back();
       return;
     }
-    const target = event.target;
     if (target.closest("input, select, textarea, dialog")) return;
     if (target.closest(".lines") && event.key.startsWith("Arrow")) return; // it scrolls
     const acts = target.closest({ Enter: "a, button, summary", " ": "button, summary" }[event.key] ?? "nothing");
@@ -458,6 +462,7 @@ if ($("#results")) searchPage();
 else if ($(".watch")) {
   // Not awaited: the player imports this module, which would then wait for itself.
   import("./player.js").then(({ watch }) => { player = watch($(".watch")); });
+  if (mayWrite) import("./correct.js").then(({ correcting }) => correcting($(".watch")));
   showJudgements();
 } else if ($("#started")) libraryPage();
 else if ($(".save-as")) marksPage();
