@@ -130,7 +130,8 @@ def transcript_document(segments: Iterable[Segment], first: int, most: int) -> d
 
 def _origin(segment: Segment) -> dict[str, Any]:
     origin = {"track": segment.track, "source": segment.source, "language": untrusted(segment.language)}
-    return {**origin, **_place(segment)}
+    corrected = {} if segment.original is None else {"corrected": True}
+    return {**origin, **corrected, **_place(segment)}
 
 
 def video_document(video: VideoInfo, link: Link) -> dict[str, Any]:

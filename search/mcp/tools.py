@@ -55,7 +55,7 @@ compared. Do not use it for what is said, or with words: use search_moments."""
 _TRANSCRIPT = """\
 Read what is said in a video, with times. track gives another text instead: screen for what is written on the picture,
 text for the chapters. Give start_s and end_s for a part. A long one is cut: call again with first set to next_first.
-Do not use it to find something: search_moments is faster."""
+A segment with `corrected` was put right by a person. Do not use it to find something: search_moments is faster."""
 _FRAMES = """\
 Look at a video: returns the frames shown at some times, as images. Use it to check a hit (its frame_s, or times between
 start_s and end_s). Do not use it to search through a video: use search_moments, then look."""
