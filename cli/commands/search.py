@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import JsonOption, LibrariesOption, give_image_encoder, library_folders
+from vfindex.cli.options import JsonOption, LibrariesOption, give_image_encoder, library_folders, refuse_empty
 from vfindex.cli.out_file import PNG, ForceOption, check_out_file
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
 from vfindex.cli.render.explain import confidence, decimals, explained, write_sheet
@@ -151,6 +151,7 @@ def _clips(named: list[str], pictures: Pictures) -> list[Picture]:
     """Return the frames of parts of files, each of `FILE@A-B` or `FILE`. Raises UsageError, QueryError."""
     if not named:
         return []
+    refuse_empty(named)
     require("index")
     from vfindex.indexer.stills import FrameDecoder
     from vfindex.search.query.image import Picture
@@ -162,7 +163,7 @@ def _clips(named: list[str], pictures: Pictures) -> list[Picture]:
             file, at, span = name.rpartition("@")
             is_part = bool(file) and bool(at) and not os.path.lexists(name)
             start_s, end_s = span_in(span) if is_part else (None, None)
-            path = os.path.abspath(os.fsencode(file if is_part else name))
+            path = os.path.realpath(os.fsencode(file if is_part else name))  # an ingest follows no links; a person may
             try:
                 frames = decoder.clip_frames(path, start_s, end_s, pictures.size_px)
             except VideoError as exc:

@@ -17,8 +17,8 @@ from vfindex.storage.records import FileFacts, Segment, Video
 _STEADY = 0.005
 # Cameras are slower; a container of a thousandth of a second states 1000 where it does not know better.
 _MAX_RATE = 120
-# Characters that end a line somewhere, or that XML cannot have.
-_BREAKS = {code: " " for code in (*range(32), 0x7F, *range(0x80, 0xA0), 0x2028, 0x2029)}
+# Characters that end a line somewhere, or that XML cannot have (1.0, 2.2); of its others, surrogates become escapes.
+_BREAKS = {code: " " for code in (*range(32), 0x7F, *range(0x80, 0xA0), 0x2028, 0x2029, 0xFFFE, 0xFFFF)}
 
 
 @dataclass(frozen=True, slots=True)

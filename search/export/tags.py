@@ -14,8 +14,10 @@ from xml.etree import ElementTree as Xml
 from vfindex.search.export.selection import Excerpt, Selection, one_line
 from vfindex.storage.files.regular import regular_no_link
 
-# In the first bytes of each sidecar that vfindex wrote; others belong to somebody else.
-SIGN = b"vfindex"
+# One of these is in the first bytes of each sidecar that vfindex wrote; others belong to somebody else, whatever they
+# tag. Programs that change an XMP file put their own name there.
+TOOLKIT = "vfindex"
+SIGNS = (f'xmptk="{TOOLKIT}"'.encode(), f"<!-- made by {TOOLKIT} -->".encode())
 _SIGNED_BYTES = 400
 _RDF, _DC = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://purl.org/dc/elements/1.1/"
 _META, _MEDIA = "adobe:ns:meta/", "http://ns.adobe.com/xmp/1.0/DynamicMedia/"
@@ -36,7 +38,7 @@ def write_xmp(title: str, excerpts: Sequence[Excerpt]) -> bytes:
     """Return the tags of one video as XMP: subjects, and its moments as markers. title: of the selection."""
     for prefix, uri in (("x", _META), ("rdf", _RDF), ("dc", _DC), ("xmpDM", _MEDIA)):
         Xml.register_namespace(prefix, uri)
-    root = Xml.Element(f"{{{_META}}}xmpmeta", {f"{{{_META}}}xmptk": SIGN.decode()})
+    root = Xml.Element(f"{{{_META}}}xmpmeta", {f"{{{_META}}}xmptk": TOOLKIT})
     about = Xml.SubElement(Xml.SubElement(root, f"{{{_RDF}}}RDF"), f"{{{_RDF}}}Description", {f"{{{_RDF}}}about": ""})
     subjects = Xml.SubElement(Xml.SubElement(about, f"{{{_DC}}}subject"), f"{{{_RDF}}}Bag")
     for tag in _tags(title, excerpts):
@@ -79,7 +81,7 @@ def write_nfo(title: str, excerpts: Sequence[Excerpt]) -> bytes:
     for tag in _tags(title, excerpts):
         Xml.SubElement(root, "tag").text = tag
     Xml.indent(root)
-    head = f'<?xml version="1.0" encoding="UTF-8"?>\n<!-- made by {SIGN.decode()} -->\n'
+    head = f'<?xml version="1.0" encoding="UTF-8"?>\n{SIGNS[1].decode()}\n'
     return (head + Xml.tostring(root, encoding="unicode") + "\n").encode()
 
 
@@ -104,8 +106,7 @@ def is_foreign(path: Path) -> bool:
     """Return whether there is something that vfindex did not write: a link too, or what cannot be read."""
     try:
         with open(path, "rb", opener=regular_no_link) as file:
-            return SIGN not in file.read(_SIGNED_BYTES)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+            head = file.read(_SIGNED_BYTES)
+    except OSError:  # a link, a folder, what cannot be read; or nothing, where no file of this name can be
+        return os.path.lexists(path)
+    return not any(sign in head for sign in SIGNS)

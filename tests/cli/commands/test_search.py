@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -83,6 +84,43 @@ def test_a_part_of_a_file_finds_similar_clips(
         ran.code == 1 and ran.err == "vfindex: the clip words.mp4@0-1 cannot be read: a text file; name another file\n"
     )
     assert "a span is two times" in run("search", "--clip", "-a@1.mp4@now", "--library", seen).err
+    (tmp_path / "link.mp4").symlink_to("-a@1.mp4")
+    assert first(run, "--clip", "link.mp4@0-1.5", "--library", seen) == "/videos/b", "a person may name a link"
+
+
+@pytest.fixture
+def odd_files(tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the library, with a video and things that are none in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pictures, "_encoder", lambda self: Reds())
+    make_video(tmp_path / "a.mp4", shots=[Shot("red", 2.0)])
+    os.mkfifo("pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "nowhere.mp4").symlink_to("gone")
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("clip", "code", "said"),
+    [
+        ("a.mp4@90-99999999", 2, "there is nothing of "),
+        ("a.mp4@-1-2", 2, "a span is two times"),
+        ("a.mp4@0-inf", 2, "a span is two times"),
+        ("a.mp4@", 2, "a span is two times"),
+        ("a.mp4@2-1", 2, "the span 2-1 ends before it begins"),
+        ("", 2, "a path is empty"),
+        ("@1-2", 1, "the clip @1-2 cannot be read: there is no such file"),
+        ("pipe.mp4@0-1", 1, "is a named pipe"),
+        ("folder.mp4", 1, "is a folder"),
+        ("nowhere.mp4@0-1", 1, "there is no such file"),
+        ("empty.mp4", 1, "the file is empty"),
+        ("\x1b[31m\nred.mp4", 1, r"the clip \x1b[31m\x0ared.mp4 cannot be read"),
+    ],
+)
+def test_what_is_no_clip_is_a_sentence(run: Any, odd_files: Path, clip: str, code: int, said: str) -> None:
+    ran = run("search", "--clip", clip, "--library", odd_files)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1) and said in ran.err
 
 
 def test_ranks_can_be_summed(run: Any, seen: Path) -> None:

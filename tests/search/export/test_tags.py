@@ -6,13 +6,19 @@ import os
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as Xml
 
 import pytest
 from excerpts import selection, source
 
-from vfindex.search.export.selection import Selection
+from vfindex.search.export.selection import Selection, one_line
 from vfindex.search.export.tags import by_video, is_foreign, sidecar_path, write_nfo, write_xmp
+
+
+def ascii_of(text: str) -> str:
+    return ascii(text[:1])
+
 
 SPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -65,6 +71,37 @@ def test_own_files_are_known_and_others_are_left(write: object, tmp_path: Path) 
     assert not is_foreign(path)
     path.write_bytes(b"<x:xmpmeta xmlns:x='adobe:ns:meta/' x:xmptk='digiKam'/>")
     assert is_foreign(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<x:xmpmeta xmlns:x='adobe:ns:meta/' x:xmptk='digiKam'><li>vfindex</li></x:xmpmeta>",
+        "<movie><title>made by vfindex</title><tag>vfindex</tag></movie>",
+        "vfindex",
+        "",
+    ],
+)
+def test_a_file_of_another_program_is_left_whatever_it_tags(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.xmp").write_text(text)
+    assert is_foreign(tmp_path / "a.xmp")
+
+
+def test_a_name_too_long_is_nobody_s_file(tmp_path: Path) -> None:
+    assert not is_foreign(tmp_path / f"{'x' * 260}.xmp")
+
+
+# Every character that a text may have, in runs of 4,096.
+RUNS = ["".join(map(chr, range(first, first + 0x1000))) for first in range(0, 0x30000, 0x1000)]
+
+
+@pytest.mark.parametrize("write", [write_xmp, write_nfo])
+@pytest.mark.parametrize("text", [*RUNS, "]]>", "<!--", "&amp;&#0;", "\U0010ffff\ufffe"], ids=ascii_of)
+def test_any_text_is_well_formed(write: Any, text: str) -> None:
+    one = selection((source("a.mp4", title=one_line(text), tags=((text, text),)), 0, 1), title=text)
+    excerpts = [replace(each, note=text, text=text, list=text) for each in one.excerpts]
+    root = Xml.fromstring(write(text, excerpts))
+    assert root.tag in ("{adobe:ns:meta/}xmpmeta", "movie")
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
