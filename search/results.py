@@ -359,6 +359,21 @@ class MarkList(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class ListInfo(Record):
+    """A list of marks. marks: how many it has."""
+
+    name: str
+    marks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListList(Record):
+    """The lists of marks, by name."""
+
+    lists: tuple[ListInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SavedList(Record):
     """Saved questions, by name."""
 

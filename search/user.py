@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from vfindex.search.libraries import OpenLibraries, existing_video
 from vfindex.search.query.like import Like, clip_among, video_among
 from vfindex.search.query.parser import parse
-from vfindex.search.results import MarkInfo, MarkList, SavedList
+from vfindex.search.results import ListInfo, ListList, MarkInfo, MarkList, SavedList
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.library import again_if_changed
 from vfindex.storage.records import ClipKey, Line
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # a search does without; its start counts
 
 
 class UserWriting(OpenLibraries):
-    """Marks and corrections in any of the libraries; lists and saved questions of the first. Written at once."""
+    """Marks and corrections, each in the library of its video; saved questions of the first. Written at once."""
 
     def mark(
         self,
@@ -54,25 +55,63 @@ class UserWriting(OpenLibraries):
             [made] = marks_with_paths(snapshots[number], [UserData.open(libraries[number].root).add_mark(new)]).marks
         return made
 
-    def marks(self, *, list_: str | None = None, question: str | None = None) -> MarkList:
-        """Return the marks of all users. list_, question: only of these."""
-        return self._shown(self._written().marks(list_=list_, question=question))
-
-    def remove_marks(self, ids: Iterable[int]) -> MarkList:
-        """Delete marks, all or none; return them. Raises UsageError for an id that no mark has."""
-        from vfindex.storage.user.data import checked_ids
-
-        data, chosen = self._written(), checked_ids(ids)
-        unknown = set(chosen) - {mark.id for mark in data.marks()}
-        if unknown:
-            raise UsageError(f"there is no mark {min(unknown)}; `vfindex marks` lists them, with their ids")
-        return self._shown(data.remove_marks(chosen))
-
     @again_if_changed
-    def _shown(self, marks: Sequence[Mark]) -> MarkList:
+    def marks(self, *, list_: str | None = None, question: str | None = None) -> MarkList:
+        """Return the marks of all users in all libraries, the oldest first. list_, question: only of these."""
         from vfindex.search.marks import marks_with_paths
 
-        with self.engine.library().snapshot() as snapshot:
+        with self.opened() as (_, snapshots):
+            found = [
+                mark
+                for snapshot, data in zip(snapshots, self._data(), strict=True)
+                for mark in marks_with_paths(snapshot, data.marks(list_=list_, question=question)).marks
+            ]
+        return MarkList(tuple(sorted(found, key=lambda mark: mark.at) if len(snapshots) > 1 else found))
+
+    def remove_marks(self, ids: Iterable[int], video: str | None = None) -> MarkList:
+        """Delete marks, all or none; return them. Raises UsageError for an id that no mark has.
+
+        video: the fingerprint of their video; it tells which of several libraries. None: the first.
+        """
+        from vfindex.storage.user.data import checked_ids
+
+        chosen = checked_ids(ids)
+        for number, data in enumerate(self._data() if video is not None else self._data()[:1]):
+            known = {mark.id for mark in data.marks() if video in (None, mark.moment.fingerprint)}
+            if known.issuperset(chosen):
+                return self._shown(number, data.remove_marks(chosen))
+            unknown = min(set(chosen) - known)
+        raise UsageError(f"there is no mark {unknown}; `vfindex marks` lists them, with their ids")
+
+    def lists(self) -> ListList:
+        """Return the lists of marks, by name."""
+        counts = Counter(mark.list for mark in self.marks().marks)
+        return ListList(tuple(ListInfo(name, count) for name, count in sorted(counts.items())))
+
+    def rename_list(self, name: str, new_name: str) -> ListList:
+        """Rename a list; return all. Raises QueryError if it has no marks, UsageError if the other one has any."""
+        if not self.marks(list_=name).marks:
+            raise QueryError(f"there is no list {name}")
+        if self.marks(list_=new_name).marks:
+            raise UsageError(f"there is a list {new_name} already; use another name")
+        for data in self._data():
+            data.rename_list(name, new_name)
+        return self.lists()
+
+    def remove_list(self, name: str) -> MarkList:
+        """Delete a list with its marks; return them. Raises QueryError if it has none."""
+        found = self.marks(list_=name)
+        if not found.marks:
+            raise QueryError(f"there is no list {name}")
+        for data in self._data():
+            data.remove_marks(mark.id for mark in data.marks(list_=name))
+        return found
+
+    @again_if_changed
+    def _shown(self, number: int, marks: Sequence[Mark]) -> MarkList:
+        from vfindex.search.marks import marks_with_paths
+
+        with self.engines[number].library().snapshot() as snapshot:
             return marks_with_paths(snapshot, marks)
 
     @again_if_changed
@@ -153,6 +192,10 @@ class UserWriting(OpenLibraries):
         return found
 
     def _written(self) -> UserData:
+        return self._data()[0]
+
+    def _data(self) -> list[UserData]:
+        """Return what people have written into each library."""
         from vfindex.storage.user.data import UserData
 
-        return UserData.open(self.engine.library().root)
+        return [UserData.open(engine.library().root) for engine in self.engines]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -20,7 +20,17 @@ from vfindex.search.http.limits import Workers
 from vfindex.search.http.settings import Limits
 from vfindex.search.query.image import Picture
 from vfindex.search.query.request import Example
-from vfindex.search.results import Hits, MarkInfo, MarkList, Record, SavedList, Transcript, VideoInfo, VideoList
+from vfindex.search.results import (
+    Hits,
+    ListList,
+    MarkInfo,
+    MarkList,
+    Record,
+    SavedList,
+    Transcript,
+    VideoInfo,
+    VideoList,
+)
 from vfindex.search.service import SearchService
 from vfindex.search.status import RunInfo, RunList, Status, StatusList
 from vfindex.storage.encoders.pixels import Pixels
@@ -70,6 +80,9 @@ _QUESTION = Param("question", "text", "The question of a judgement.")
 _COMMAND = Param("command", "text", "What to run.", required=True, choices=get_args(RunCommand))
 _ID = Param("id", "integer", "Number.", least=0)
 _NAME = Param("name", "text", "Name of a saved question.", required=True)
+_OF_LIST = Param("name", "text", "Name of a list.", required=True)
+_NEW_NAME = Param("new_name", "text", "What to call it.", required=True)
+_OF_MARK = Param("video", "video", "Fingerprint of its video, which tells in which of several libraries it is.")
 _MARKED = (
     Param("clip", "clip", "Key of the clip: a text, or a list of its two parts as in a hit.", required=True),
     Param("list", "text", "Name of the list.", DEFAULT_LIST),
@@ -135,21 +148,6 @@ class Health:
     """Whether the server is up."""
 
     status: str
-
-
-@dataclass(frozen=True, slots=True)
-class ListInfo:
-    """A list of marks, and how many it has."""
-
-    name: str
-    marks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lists:
-    """All lists of marks, by name."""
-
-    lists: tuple[ListInfo, ...]
 
 
 class Api:
@@ -256,12 +254,22 @@ class Api:
 
     # --- what people write ------------------------------------------------------------------------------------------
 
-    @answers(Endpoint("GET", f"{PREFIX}/lists", Lists))
+    @answers(Endpoint("GET", f"{PREFIX}/lists", ListList))
     async def lists(self, call: Call) -> Response:
         """Return the lists of marks."""
-        marks = (await self.workers.run(self._service.marks)).marks
-        counts = sorted(Counter(mark.list for mark in marks).items())
-        return _fresh(Lists(tuple(ListInfo(name, count) for name, count in counts)))
+        return _fresh(await self.workers.run(self._service.lists))
+
+    @answers(Endpoint("POST", f"{PREFIX}/lists", ListList, body=(_OF_LIST, _NEW_NAME)))
+    async def rename_list(self, call: Call) -> Response:
+        """Rename a list; return all."""
+        with _missing():
+            return _fresh(await self.workers.run(self._service.rename_list, call["name"], call["new_name"]))
+
+    @answers(Endpoint("DELETE", f"{PREFIX}/lists", MarkList, query=(_OF_LIST,)))
+    async def remove_list(self, call: Call) -> Response:
+        """Delete a list with its marks; return them."""
+        with _missing():
+            return _fresh(await self.workers.run(self._service.remove_list, call["name"]))
 
     @answers(Endpoint("GET", f"{PREFIX}/marks", MarkList, query=(_LIST, _QUESTION)))
     async def marks(self, call: Call) -> Response:
@@ -275,11 +283,11 @@ class Api:
         mark = partial(self._service.mark, list_=call["list"], note=call["note"], question=call["question"])
         return _fresh(await self.workers.run(mark, call["clip"], grade=call["grade"], by=call["by"]))
 
-    @answers(Endpoint("DELETE", f"{PREFIX}/marks/{{id}}", MarkList, in_path=(_ID,)))
+    @answers(Endpoint("DELETE", f"{PREFIX}/marks/{{id}}", MarkList, in_path=(_ID,), query=(_OF_MARK,)))
     async def remove_mark(self, call: Call) -> Response:
         """Delete a mark; return it."""
         try:
-            return _fresh(await self.workers.run(self._service.remove_marks, [call["id"]]))
+            return _fresh(await self.workers.run(self._service.remove_marks, [call["id"]], call["video"]))
         except UsageError as exc:
             raise not_found(f"there is no mark {call['id']}") from exc
 
@@ -323,10 +331,8 @@ class Api:
     @answers(Endpoint("DELETE", f"{PREFIX}/saved", SavedQuery, query=(_NAME,)))
     async def remove_saved(self, call: Call) -> Response:
         """Delete a saved question; return it."""
-        try:
+        with _missing():
             return _fresh(await self.workers.run(self._service.remove_query, call["name"]))
-        except QueryError as exc:
-            raise not_found("there is no saved question of this name") from exc
 
     # --- the library ------------------------------------------------------------------------------------------------
 
@@ -413,6 +419,15 @@ def known_video(service: SearchService, fingerprint: str) -> str:
     return fingerprint
 
 
+@contextmanager
+def _missing() -> Iterator[None]:
+    """Raise Refusal where nothing has the name that a client gives."""
+    try:
+        yield
+    except QueryError as exc:
+        raise not_found(str(exc)) from exc
+
+
 def one_library(service: SearchService, number: int) -> SearchService:
     """Return the service of one library of several. Raises Refusal if there are not so many."""
     try:
@@ -421,7 +436,7 @@ def one_library(service: SearchService, number: int) -> SearchService:
         raise not_found(str(exc)) from exc
 
 
-def _fresh(found: Record | SavedQuery | Lists | StartedRun | Health) -> Response:
+def _fresh(found: Record | SavedQuery | StartedRun | Health) -> Response:
     """Return a record that a browser does not keep."""
     document = found.to_dict() if isinstance(found, Record) else asdict(found)
     return json_response(document, headers={"cache-control": "no-store"})

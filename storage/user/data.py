@@ -9,7 +9,7 @@ import shlex
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -84,6 +84,21 @@ class UserData:
     def remove_marks(self, ids: Iterable[int]) -> list[Mark]:
         """Delete marks; return those that there were, in order of id. Raises UsageError."""
         return [_mark(row) for row in self._remove("mark", ids)]
+
+    def rename_list(self, name: str, new_name: str) -> list[Mark]:
+        """Move the marks of a list to another, in one transaction; return them. Raises UsageError if it has any."""
+        _check_text("the name of the list", new_name, MAX_NAME_CHARS)
+        with writing(self.folder) as connection:
+            if _first(connection, "SELECT id FROM mark WHERE list = ?", (new_name,)) is not None:
+                raise UsageError(f"there is a list {new_name} already; use another name")
+            query = f"SELECT {_columns('mark')} FROM mark WHERE list = ? ORDER BY id"
+            found = [_mark(row) for row in connection.execute(query, (name,)).fetchall()]
+            renamed = [replace(mark, list=new_name) for mark in found]
+            connection.execute("DELETE FROM mark WHERE list = ?", (name,))
+            for mark in renamed:
+                _insert(connection, "mark", _row(mark))
+        compact(self.folder)
+        return renamed
 
     def marks_of(self, fingerprints: Iterable[str]) -> list[Mark]:
         """Return the marks in these videos, in order of id."""
@@ -255,6 +270,11 @@ def _next_id(connection: sqlite3.Connection, table: str) -> int:
 def _mark(row: Sequence[Any]) -> Mark:
     id_, fingerprint, start_ms, end_ms, *rest = row
     return Mark(id_, Moment(fingerprint, start_ms, end_ms), *rest)
+
+
+def _row(mark: Mark) -> tuple[object, ...]:
+    moment = (mark.moment.fingerprint, mark.moment.start_ms, mark.moment.end_ms)
+    return (mark.id, *moment, mark.list, mark.note, mark.question, mark.grade, mark.by, mark.at)
 
 
 def _correction(row: Sequence[Any]) -> Correction:

@@ -235,6 +235,8 @@ async function loadMarks() {
   marks = new Map(found.marks.filter((mark) => !mark.question).map((mark) => [textOf(mark.clip ?? mark.key), mark]));
   showTray();
   showMarks();
+  const { lists } = await api("/lists");
+  $("#lists").replaceChildren(...lists.filter(({ name }) => name !== JUDGED).map(({ name }) => element("option", { value: name })));
 }
 
 function showTray() {
@@ -275,15 +277,17 @@ const showJudgements = attempt(async () => {
   }
 });
 
+const removeMark = ({ id, fingerprint }) => api(`/marks/${id}?video=${fingerprint}`, { method: "DELETE" });
+
 const mark = attempt(async (key) => {
-  if (marks.has(key)) await api(`/marks/${marks.get(key).id}`, { method: "DELETE" });
+  if (marks.has(key)) await removeMark(marks.get(key));
   else await api("/marks", { method: "POST", body: { clip: key, list: list.value || "marks" } });
   say(marks.has(key) ? "mark taken away" : `marked in ${list.value || "marks"}`);
   await loadMarks();
 });
 
 const reject = attempt(async (key) => {
-  if (judged.has(key)) await api(`/marks/${judged.get(key).id}`, { method: "DELETE" });
+  if (judged.has(key)) await removeMark(judged.get(key));
   else await api("/marks", { method: "POST", body: { clip: key, list: JUDGED, question: question(), grade: 0 } });
   say(judged.has(key) ? "no longer judged" : "noted: not this");
   await showJudgements();
@@ -319,10 +323,12 @@ const download = attempt(async (path) => {
 });
 
 function marksPage() {
+  const chosen = $("[data-list]")?.dataset.list;
+  const open_ = (name) => location.assign(`${root}/marks?${new URLSearchParams({ list: name })}`);
   main.addEventListener("click", attempt(async (event) => {
     const card = event.target.closest("[data-act=remove]")?.closest("[data-mark]");
     if (!card) return;
-    await api(`/marks/${card.dataset.mark}`, { method: "DELETE" });
+    await removeMark({ id: card.dataset.mark, fingerprint: card.dataset.clip.split(":")[0] });
     card.remove();
     say("removed");
   }));
@@ -330,9 +336,21 @@ function marksPage() {
     event.preventDefault();
     const name = new FormData(event.target).get("name").trim();
     for (const card of all("[data-mark]")) {
-      await api("/marks", { method: "POST", body: { clip: card.dataset.clip, list: name } });
+      await api("/marks", { method: "POST", body: { clip: card.dataset.clip, list: name, note: card.dataset.note } });
     }
-    location.assign(`${root}/marks?${new URLSearchParams({ list: name })}`);
+    open_(name);
+  }));
+  $(".rename")?.addEventListener("submit", attempt(async (event) => {
+    event.preventDefault();
+    const name = new FormData(event.target).get("name").trim();
+    await api("/lists", { method: "POST", body: { name: chosen, new_name: name } });
+    if (localStorage.getItem("vfindex.list") === chosen) localStorage.setItem("vfindex.list", name);
+    open_(name);
+  }));
+  $("[data-act=remove-list]")?.addEventListener("click", attempt(async () => {
+    if (!confirm(`Delete the list ${chosen} with its marks?`)) return;
+    await api(`/lists?${new URLSearchParams({ name: chosen })}`, { method: "DELETE" });
+    open_("marks");
   }));
 }
 
@@ -465,4 +483,4 @@ else if ($(".watch")) {
   if (mayWrite) import("./correct.js").then(({ correcting }) => correcting($(".watch")));
   showJudgements();
 } else if ($("#started")) libraryPage();
-else if ($(".save-as")) marksPage();
+else if ($("[data-list]")) marksPage();

@@ -212,6 +212,43 @@ def test_marks_are_made_listed_and_deleted(site: Site, service: SearchService) -
     assert site.get("/marks").document == {"marks": [judged]}
 
 
+def test_lists_are_renamed_and_deleted(site: Site) -> None:
+    for clip_, list_ in (("v1:0", "a/b ?"), ("v2:0", "a/b ?"), ("v1:0", "other")):
+        site.post("/marks", {"clip": clip_, "list": list_, "note": "n"})
+    before = site.get("/marks").document["marks"]
+    renamed = site.post("/lists", {"name": "a/b ?", "new_name": "cut"}).document
+    assert renamed == {"lists": [{"name": "cut", "marks": 2}, {"name": "other", "marks": 1}]}
+    assert renamed == site.get("/lists").document
+    lists = ["cut", "cut", "other"]
+    assert site.get("/marks").document["marks"] == [{**m, "list": name} for m, name in zip(before, lists, strict=True)]
+    assert site.post("/lists", {"name": "cut", "new_name": "other"}).error == (400, "UsageError")
+    assert site.post("/lists", {"name": "cut", "new_name": " "}).error == (400, "UsageError")
+    assert site.post("/lists", {"name": "none", "new_name": "x"}).error == (404, "NotFound")
+    deleted = site.ask("/api/v1/lists?name=cut", "DELETE").document["marks"]
+    assert [mark["key"] for mark in deleted] == [["v1", 0], ["v2", 0]]
+    assert site.get("/lists").document == {"lists": [{"name": "other", "marks": 1}]}
+    assert site.ask("/api/v1/lists?name=cut", "DELETE").error == (404, "NotFound")
+
+
+def test_a_list_has_the_marks_of_all_libraries(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with writing(other) as writer:
+        install(writer)
+        add_video(writer, "w", [clip(visual=axis(7))])
+    with SearchService([folder, other]) as service, serving(service) as site:
+        made = [site.post("/marks", {"clip": each, "list": "cut"}).document for each in ("v1:0", "w:0")]
+        assert [mark["id"] for mark in made] == [1, 1], "each library counts its own"
+        assert sorted(mark["presence"] for mark in site.get("/marks?list=cut").document["marks"]) == ["present"] * 2
+        assert b"/videos/w" in site.get("/export?format=csv&list=cut").body
+        assert site.post("/lists", {"name": "cut", "new_name": "c"}).document == {"lists": [{"name": "c", "marks": 2}]}
+        assert site.ask("/api/v1/marks/1?video=v2", "DELETE").error == (404, "NotFound")
+        [gone] = site.ask("/api/v1/marks/1?video=w", "DELETE").document["marks"]
+        assert gone["key"] == ["w", 0]
+        assert [mark["key"] for mark in site.get("/marks").document["marks"]] == [["v1", 0]]
+        assert len(site.ask("/api/v1/lists?name=c", "DELETE").document["marks"]) == 1
+        assert site.get("/lists").document == {"lists": []}
+
+
 def test_questions_are_saved_and_deleted(site: Site) -> None:
     made = site.post("/saved", {"name": "a/b ?", "text": "dog then cat"}).document
     assert site.get("/saved").document == {"saved": [made]}

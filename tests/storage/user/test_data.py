@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -162,3 +163,19 @@ def test_a_read_needs_no_folder_for_temporary_files(data: UserData, monkeypatch:
     made = data.add_mark(NewMark(Moment("f", 0, 1)))
     monkeypatch.setattr(tempfile, "tempdir", str(data.folder / "gone"))
     assert data.marks() == [made]
+
+
+def test_a_list_is_renamed_as_a_whole(data: UserData) -> None:
+    first = data.add_mark(NewMark(MOMENT, "goals", "one", by="ana"))
+    second = data.add_mark(NewMark(MOMENT, "goals", question="a goal", grade=2, by="ben"))
+    other = data.add_mark(NewMark(MOMENT, "other", by="ana"))
+    renamed = data.rename_list("goals", "best")
+    assert renamed == [replace(first, list="best"), replace(second, list="best")]
+    assert data.marks() == [*renamed, other]
+    with pytest.raises(UsageError, match="there is a list other already"):
+        data.rename_list("best", "other")
+    for wrong in ("", " ", "x" * (MAX_NAME_CHARS + 1), "\ud800"):
+        with pytest.raises(UsageError, match="name of the list"):
+            data.rename_list("best", wrong)
+    assert data.marks() == [*renamed, other]
+    assert data.rename_list("none", "new") == []
