@@ -13,7 +13,7 @@ from threading import Lock
 from vfindex.cli.output import say
 from vfindex.cli.tokens import TOKEN_NAMES
 from vfindex.indexer.media.child import Child, cannot_start
-from vfindex.search.http.api import RunCommand, StartedRun
+from vfindex.search.http.settings import RunCommand, StartedRun
 from vfindex.storage.errors import LibraryLocked, VfindexError
 
 _CODE = "from vfindex.cli.entry import main; main()"

@@ -15,11 +15,10 @@ from typing import Any
 
 from library_maker import axis, clip, video
 
-from vfindex.search.http.api import Tools
 from vfindex.search.http.app import create_app
 from vfindex.search.http.server import Address, bound_socket, make_server
 from vfindex.search.http.sessions import Sessions
-from vfindex.search.http.settings import Settings
+from vfindex.search.http.settings import Settings, Tools
 from vfindex.search.service import SearchService
 from vfindex.storage.records import Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer

@@ -61,10 +61,10 @@ def command(
 ) -> None:
     """Serve a page to search and watch, and a REST interface."""
     require("serve")
-    from vfindex.search.http.api import Tools
     from vfindex.search.http.app import create_app
     from vfindex.search.http.server import Address, bound_socket, check_tls, make_server
     from vfindex.search.http.sessions import Sessions
+    from vfindex.search.http.settings import Tools
     from vfindex.search.service import SearchService
 
     address = Address(host, port, cert, key)

@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import Any, get_args
 
 from starlette.responses import Response
 
 from vfindex.search.calibration.labels import LABELS
 from vfindex.search.corrections import CorrectionInfo, CorrectionList, correctable_tracks
-from vfindex.search.engine import SearchEngine
 from vfindex.search.export.formats import get_format
 from vfindex.search.http.answers import Refusal, json_bytes, json_response, not_found, versioned
 from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.limits import Workers
-from vfindex.search.http.settings import Limits
+from vfindex.search.http.settings import Limits, RunCommand, StartedRun, Tools
 from vfindex.search.query.image import Picture
 from vfindex.search.query.request import Example
 from vfindex.search.results import (
@@ -33,18 +32,12 @@ from vfindex.search.results import (
 )
 from vfindex.search.service import SearchService
 from vfindex.search.status import RunInfo, RunList, Status, StatusList
-from vfindex.storage.encoders.pixels import Pixels
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import Line
 from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
 
-if TYPE_CHECKING:
-    from vfindex.search.mcp.server import ToolServer
-
 PREFIX = "/api/v1"
-# Both find their files by themselves: no client names a path.
-RunCommand = Literal["reindex", "retry"]
 MAX_HITS, MAX_PAGE = 1000, 1000
 MAX_TIME_S = 1e9
 # Pictures decoded at a time, each in a process with limits.
@@ -102,45 +95,6 @@ _CORRECTED = (
     Param("by", "text", "Who corrects it; without one, the user who runs the server."),
 )
 _SAVED = (_NAME, Param("text", "text", "The question, in the query language.", required=True), _MARKED[-1])
-
-
-class PictureReader(Protocol):
-    """Decodes pictures from strangers, in a confined child process, for the image encoder of a library."""
-
-    def prepare(self, engine: SearchEngine) -> None:
-        """Give a library its image encoder, if it has none yet. Raises ModelError, VfindexError."""
-
-    def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
-        """Return (height, width, 3) uint8 RGB, upright, the short side `size_px`. Raises QueryError."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartedRun:
-    """A run that a client started. exit_code: None while it runs. message: the last line that it printed."""
-
-    command: RunCommand
-    started_at: str
-    exit_code: int | None
-    message: str
-
-
-class RunsStarter(Protocol):
-    """Starts runs in a process of their own; `cli.started_run.RunStarter` does."""
-
-    def start(self, command: RunCommand) -> StartedRun:
-        """Start a command; return it. Raises LibraryLocked while another one runs, VfindexError."""
-
-    def state(self) -> StartedRun | None:
-        """Return the run that was started last, None before the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What a server has beside its service. None: it does without, and says so."""
-
-    pictures: PictureReader | None = None
-    runs: RunsStarter | None = None
-    agents: ToolServer | None = None
 
 
 @dataclass(frozen=True, slots=True)

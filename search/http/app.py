@@ -16,14 +16,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from vfindex.search.http.answers import JSON, Refusal, json_bytes
-from vfindex.search.http.api import PREFIX, Api, Tools
+from vfindex.search.http.api import PREFIX, Api
 from vfindex.search.http.endpoints import endpoints_of
 from vfindex.search.http.media import Media
 from vfindex.search.http.openapi import openapi
 from vfindex.search.http.pages import STATIC_FOLDER, Pages, problem_response
 from vfindex.search.http.security import HEADERS, MCP, Gate
 from vfindex.search.http.sessions import Sessions
-from vfindex.search.http.settings import Settings
+from vfindex.search.http.settings import Settings, Tools
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import VfindexError
 

@@ -1,18 +1,24 @@
-"""How a library is served: names, tokens and limits. The help of the command line reads it, so it imports little."""
+"""How a library is served: names, tokens, limits and tools. Imports little, as the command line's help reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, Union
 
 from vfindex.storage.errors import UsageError
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
+    from vfindex.search.engine import SearchEngine
+    from vfindex.search.mcp.server import ToolServer
+    from vfindex.storage.encoders.pixels import Pixels
+
 # read: search and watch. write: also marks, lists and saved questions.
 Scope = Literal["read", "write"]
+# What clients may start. Both find their files by themselves: no client names a path.
+RunCommand = Literal["reindex", "retry"]
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8421
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 # 32 characters of base64 are 192 bits; a sentence of that length is hard to guess too.
@@ -144,3 +150,45 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
         return tuple(ip_network(text) for text in texts)
     except ValueError as exc:
         raise UsageError(f"a proxy is an address or a network, as in 10.0.0.7 or 10.0.0.0/24: {exc}") from exc
+
+
+# --- what a server has beside its service ---------------------------------------------------------------------------
+
+
+class PictureReader(Protocol):
+    """Decodes pictures from strangers, in a confined child process, for the image encoder of a library."""
+
+    def prepare(self, engine: SearchEngine) -> None:
+        """Give a library its image encoder, if it has none yet. Raises ModelError, VfindexError."""
+
+    def read_picture(self, data: bytes, name: str, size_px: int) -> Pixels:
+        """Return (height, width, 3) uint8 RGB, upright, the short side `size_px`. Raises QueryError."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """A run that a client started. exit_code: None while it runs. message: the last line that it printed."""
+
+    command: RunCommand
+    started_at: str
+    exit_code: int | None
+    message: str
+
+
+class RunsStarter(Protocol):
+    """Starts runs in a process of their own; `cli.started_run.RunStarter` does."""
+
+    def start(self, command: RunCommand) -> StartedRun:
+        """Start a command; return it. Raises LibraryLocked while another one runs, VfindexError."""
+
+    def state(self) -> StartedRun | None:
+        """Return the run that was started last, None before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a server has beside its service. None: it does without, and says so."""
+
+    pictures: PictureReader | None = None
+    runs: RunsStarter | None = None
+    agents: ToolServer | None = None

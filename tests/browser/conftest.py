@@ -24,7 +24,7 @@ from serving import Site, serving
 
 from vfindex.indexer.playback.player import MediaPlayer
 from vfindex.search.engine import SearchEngine
-from vfindex.search.http.api import Tools
+from vfindex.search.http.settings import Tools
 from vfindex.search.query.image import Pictures
 from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels

@@ -16,7 +16,7 @@ from PIL import Image
 from serving import Site, serving
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.http.api import RunCommand, StartedRun, Tools
+from vfindex.search.http.settings import RunCommand, StartedRun, Tools
 from vfindex.search.query.image import Pictures
 from vfindex.search.query.parser import parse
 from vfindex.search.service import SearchService

@@ -14,7 +14,7 @@ from asking import axis_of_digit, fake_query_vectors
 from library_maker import axis, clip, install, video
 from serving import serving
 
-from vfindex.search.http.api import Tools
+from vfindex.search.http.settings import Tools
 from vfindex.search.mcp.exports import ExportFolder
 from vfindex.search.mcp.server import ToolServer
 from vfindex.search.mcp.tools import tools_of

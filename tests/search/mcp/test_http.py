@@ -10,8 +10,7 @@ import pytest
 from agent import Agent
 from serving import Site, serving
 
-from vfindex.search.http.api import Tools
-from vfindex.search.http.settings import Settings, Tokens, networks
+from vfindex.search.http.settings import Settings, Tokens, Tools, networks
 from vfindex.search.mcp.server import ToolServer
 from vfindex.search.mcp.tools import tools_of
 from vfindex.search.service import SearchService
