@@ -191,6 +191,19 @@ def test_the_clips_beside_a_hit_are_shown(way: str, open_page: Callable[..., Any
     page.wait_for_selector(f"{CARD} >> nth=0 >> .near", state="detached")
 
 
+def test_a_question_is_saved_and_deleted(open_page: Callable[..., Any], site: Site) -> None:
+    page = open_page(f"/?q={quote('said:ferry 2')}")
+    page.click("text=Save question")
+    page.wait_for_function("() => said.textContent.startsWith('saved')")
+    page.click(".home")
+    page.click(".examples >> text=said:ferry 2 >> nth=0")
+    page.wait_for_selector(CARD)
+    page.go_back()
+    page.click("[aria-label='Delete said:ferry 2']")
+    page.wait_for_function("() => said.textContent === 'deleted'")
+    assert site.get("/saved").document["saved"] == []
+
+
 def test_the_tray_exports(open_page: Callable[..., Any], site: Site) -> None:
     site.post("/marks", {"clip": "v6:5000", "list": "cut"})
     page = open_page("/?q=6")

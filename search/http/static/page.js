@@ -113,6 +113,7 @@ function arrived() {
   const count = $("#count");
   if (count) $("#said").textContent = count.textContent.trim();
   const more = $(".more a[rel=next]");
+  further.disconnect();
   if (more && $("#results")) further.observe(more);
   showMarks();
   showJudgements();
@@ -293,6 +294,18 @@ const reject = attempt(async (key) => {
   await showJudgements();
 });
 
+const save = attempt(async () => {
+  const text = question();
+  await api("/saved", { method: "POST", body: { name: text.slice(0, 80), text } });
+  say("saved: it stands on the first page");
+});
+
+const forget = attempt(async (button) => {
+  await api(`/saved?${new URLSearchParams({ name: button.dataset.name })}`, { method: "DELETE" });
+  button.closest("li").remove();
+  say("deleted");
+});
+
 function marking() {
   if (!tray) return;
   list.value = localStorage.getItem("vfindex.list") ?? "marks";
@@ -468,6 +481,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
   const key = button?.closest("[data-clip]")?.dataset.clip;
   if (button?.dataset.act === "help") $("#help").showModal();
+  else if (button?.dataset.act === "save") save();
+  else if (button?.dataset.act === "forget") forget(button);
   else if (button?.dataset.act === "mark" && mayWrite) mark(key);
   else if (button?.dataset.act === "reject" && mayWrite) reject(key);
 });
