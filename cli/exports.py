@@ -77,14 +77,18 @@ class Target:
 
     def _write_cuts(self, service: SearchService, excerpts: Sequence[Excerpt]) -> bool:
         """Cut what is there, and say what is not; return whether all is well."""
+        from vfindex.search.export.cuts import present
+
         path = self.path or Path()
-        there = _there(service, excerpts)
-        files = {path / _cut_name(each): [each] for each in there} if self.single else {path: there} if there else {}
+        there, lost = present(excerpts, service.file)
+        for line in lost:
+            say(line)
+        files = {path / _cut_name(each): (each,) for each in there} if self.single else {path: there}
         for file in files:
             check_new_file(file, "--output", force=self.force)
         with _signals_interrupt():
             done = [self._cut_said(service, file, parts) for file, parts in files.items()]
-        return all(done) and len(there) == len(excerpts)
+        return all(done) and not lost
 
     def _cut_said(self, service: SearchService, path: Path, parts: Sequence[Excerpt]) -> bool:
         """Write one cut; return whether all is well. With --single, others follow one that fails."""
@@ -140,21 +144,6 @@ class Target:
             refused += 1
         say(f"{counted(len(written), 'file')} written")
         return not refused
-
-
-def _there(service: SearchService, excerpts: Sequence[Excerpt]) -> list[Excerpt]:
-    """Return the excerpts whose file is there, the one that was indexed; say which are not."""
-    lost: dict[str, bool] = {}
-    for excerpt in excerpts:
-        fingerprint = excerpt.source.fingerprint
-        if fingerprint not in lost:
-            try:
-                service.file(fingerprint)
-                lost[fingerprint] = False
-            except LibraryError as exc:
-                say(str(exc))
-                lost[fingerprint] = True
-    return [excerpt for excerpt in excerpts if not lost[excerpt.source.fingerprint]]
 
 
 @contextmanager

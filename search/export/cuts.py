@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vfindex.search.export.selection import Excerpt
 from vfindex.search.export.timeline import frames_of
+from vfindex.storage.errors import LibraryError
 from vfindex.storage.records import CutEnd
 
 # A cut at a keyframe that begins this much before its moment is said.
@@ -23,6 +24,23 @@ def start_timecode(excerpts: Sequence[Excerpt], *, exact: bool) -> str | None:
         return None
     base = source.timebase
     return base.timecode(source.first_frame(base) + frames_of(first, base)[0])
+
+
+def present(excerpts: Sequence[Excerpt], file: Callable[[str], object]) -> tuple[tuple[Excerpt, ...], tuple[str, ...]]:
+    """Return the excerpts whose file is there, the one that was indexed, and a sentence on each that is not.
+
+    file: `SearchService.file`. Raises LibraryError, with the first of these sentences, if none is there.
+    """
+    lost: dict[str, str] = {}
+    for fingerprint in dict.fromkeys(each.source.fingerprint for each in excerpts):
+        try:
+            file(fingerprint)
+        except LibraryError as exc:
+            lost[fingerprint] = str(exc)
+    kept = tuple(each for each in excerpts if each.source.fingerprint not in lost)
+    if lost and not kept:
+        raise LibraryError(next(iter(lost.values())))
+    return kept, tuple(lost.values())
 
 
 def remarks(excerpts: Sequence[Excerpt], made: CutEnd) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from vfindex.search.export.cuts import remarks, start_timecode
+from vfindex.search.export.cuts import present, remarks, start_timecode
 from vfindex.search.export.formats import FORMATS, Exported, Settings
 from vfindex.search.export.gather import Chosen
 from vfindex.search.export.timecode import Timebase
@@ -32,6 +32,7 @@ from vfindex.search.playback import MediaStream, Playback
 from vfindex.search.service import SearchService
 from vfindex.search.stills import MAX_SIZE_PX, MIN_SIZE_PX, SIZE_PX
 from vfindex.storage.errors import LibraryError, QueryError, UsageError, VideoError
+from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import ClipKey
 
 # Threads for files, for frames (one process decodes them), and for streams, of which each holds one while it reads.
@@ -63,6 +64,7 @@ _EXPORTED = (
     Param("end_s", "number", "Of a video: where it ends."),
     Param("rate", "text", "Frame rate of a timeline, as 25, 23.976 or 29.97df; without one, that of the videos."),
     Param("offset_s", "number", "Where a timeline begins, in seconds."),
+    Param("track", "text", "Of srt and vtt: whose text; without one, what is said.", choices=timed_text_modalities()),
     Param("exact", "boolean", "Of mp4: encode again from the very frame, instead of copying from the keyframe before."),
 )
 
@@ -175,14 +177,16 @@ class Media:
     def _exported(self, call: Call) -> Exported:
         base = None if call["rate"] is None else Timebase.parse(call["rate"])
         settings, span = Settings(base, call["offset_s"]), (call["start_s"], call["end_s"])
-        return self._service.export(self._chosen(call), call["format"], span=span, settings=settings)
+        chosen = self._chosen(call)
+        return self._service.export(chosen, call["format"], span=span, settings=settings, track=call["track"])
 
     def _cut(self, call: Call) -> Response:
         """Raises Refusal for too long a cut, QueryError, UsageError, LibraryError, VideoError, Overloaded."""
-        if call["rate"] is not None or call["offset_s"] is not None:
-            raise Refusal(400, "WrongParameter", "mp4 has no timeline; leave out rate and offset_s")
+        if any(call[name] is not None for name in ("rate", "offset_s", "track")):
+            raise Refusal(400, "WrongParameter", "mp4 has no timeline and no text; leave out rate, offset_s and track")
         selection = self._service.selection(self._chosen(call), (call["start_s"], call["end_s"])).once()
-        spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in selection.excerpts]
+        excerpts, lost = present(selection.excerpts, self._service.file)
+        spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in excerpts]
         if not spans:
             raise Refusal(400, "QueryError", "there is nothing to export")
         if sum(end_s - start_s for _, start_s, end_s in spans) > MAX_CUT_S:
@@ -190,10 +194,10 @@ class Media:
             raise Refusal(400, "WrongParameter", reason)
         with tempfile.TemporaryFile() as file, _decoding():
             exact, write = bool(call["exact"]), partial(_write_at, file.fileno())
-            timecode = start_timecode(selection.excerpts, exact=exact)
+            timecode = start_timecode(excerpts, exact=exact)
             made = self._service.cut(spans, write, exact=exact, timecode=timecode)
             size, handle = os.fstat(file.fileno()).st_size, os.dup(file.fileno())
-        notes = (*selection.notes, *remarks(selection.excerpts, made))
+        notes = (*selection.notes, *lost, *remarks(excerpts, made))
         return FileParts(handle, size, [Span(0, size)], "video/mp4", 200, _attachment("moments.mp4", notes))
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vfindex.search.export.cuts import remarks, start_timecode
+from vfindex.search.export.cuts import present, remarks, start_timecode
 from vfindex.search.export.formats import file_name
 from vfindex.search.mcp.documents import NOTICE, untrusted
 from vfindex.search.results import MarkInfo, MarkList
@@ -68,7 +68,7 @@ class ExportFolder:
         if total_s > MAX_CUT_S:
             raise UsageError(f"a film has at most {MAX_CUT_S:g} s, these clips have {total_s:.0f}; choose fewer")
         selection = service.selection(clips)
-        excerpts = selection.once().excerpts
+        excerpts, lost = present(selection.once().excerpts, service.file)
         if not excerpts:
             raise UsageError("no file of these videos is known, so there is nothing to cut")
         spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in excerpts]
@@ -80,7 +80,7 @@ class ExportFolder:
                 file.write(data)
 
             made = service.cut(spans, write, exact=exact, timecode=start_timecode(excerpts, exact=exact))
-        return name, (*selection.notes, *remarks(excerpts, made))
+        return name, (*selection.notes, *lost, *remarks(excerpts, made))
 
     @contextmanager
     def _new_file(self, name: str, is_over: Callable[[], bool]) -> Iterator[tuple[BinaryIO, str]]:

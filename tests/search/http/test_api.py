@@ -242,6 +242,8 @@ def test_an_export_is_a_file_to_save(site: Site, service: SearchService) -> None
     whole = service.export(service.video("v3"), "srt").data
     assert site.get("/export?format=srt&video=v3").body == whole
     assert site.get("/export?format=srt&video=v3&end_s=2").body != whole
+    assert site.get("/export?format=csv&video=v3&track=screen").error[0] == 400
+    assert site.get("/export?format=mp4&video=v3&track=screen").error[0] == 400
 
 
 def test_what_an_export_leaves_out_is_said(site: Site, folder: Path) -> None:
@@ -264,6 +266,10 @@ def test_a_cut_joins_moments(folder: Path) -> None:
         assert answer.headers["content-type"] == "video/mp4"
         assert player.asked == ([(b"v2.mp4", 0.0, 5.0), (b"v1.mp4", 5.0, 10.0)], True)
         assert "it is damaged" in unquote(answer.headers["vfindex-notes"])
+        Path(os.fsdecode(service.file("v2").path)).unlink()
+        answer = site.get("/export?format=mp4&list=cut")
+        assert player.asked == ([(b"v1.mp4", 5.0, 10.0)], False)
+        assert "v2.mp4 is not there" in unquote(answer.headers["vfindex-notes"])
         for asked, error in (("list=none", "QueryError"), ("list=cut&rate=25", "WrongParameter")):
             assert site.get(f"/export?format=mp4&{asked}").error == (400, error)
     with SearchService(folder) as service, serving(service) as site:
