@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from asking import axis_of_digit, fake_query_vectors
 from library_maker import add_video, axis, clip, install
+from old_libraries import BEFORE_FRAMES, BEFORE_TRACKS, stored
 
 from vfindex.search.corrections import CorrectionInfo
 from vfindex.search.engine import SearchEngine
@@ -234,3 +235,14 @@ def test_a_library_of_an_older_fold_finds_corrected_words(service: SearchService
         rebuild_index(connection, fold=0)
     correct_all(service)
     assert SearchEngine.open(service.folder).search("said:größenwahn")[0].words
+
+
+@pytest.mark.parametrize("version", [BEFORE_TRACKS, BEFORE_FRAMES])
+def test_the_library_of_an_older_vfindex_is_corrected(version: str, tmp_path: Path) -> None:
+    with SearchService(stored(version, tmp_path)) as service:
+        videos = [service.transcript(each.fingerprint) for each in service.videos().videos]
+        found = next(each for each in videos if each.segments)
+        first = found.segments[0]
+        service.correct(Line.of(found.fingerprint, first), "a quokka in the yard")
+        assert service.transcript(found.fingerprint).segments[0].original == first.text
+        assert service.search("said:quokka", min_confidence="none")[0].key.fingerprint == found.fingerprint
