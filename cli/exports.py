@@ -52,8 +52,10 @@ class Target:
         elif self.path is not None:
             check_new_file(self.path, "--output", force=self.force)
 
-    def write(self, made: Exported) -> None:
+    def write(self, service: SearchService, made: Exported) -> None:
         """Write one file, or to standard output. Raises UsageError."""
+        if self.path is not None:
+            _refuse_video(service, self.path)
         for note in made.notes:
             say(note)
         if self.path is None:
@@ -86,6 +88,7 @@ class Target:
         files = {path / _cut_name(each): (each,) for each in there} if self.single else {path: there}
         for file in files:
             check_new_file(file, "--output", force=self.force)
+            _refuse_video(service, file)
         with _signals_interrupt():
             done = [self._cut_said(service, file, parts) for file, parts in files.items()]
         return all(done) and not lost
@@ -144,6 +147,17 @@ class Target:
             refused += 1
         say(f"{counted(len(written), 'file')} written")
         return not refused
+
+
+def _refuse_video(service: SearchService, path: Path) -> None:
+    """Raise UsageError for a file that is a video of the library, whatever was forced."""
+    if not path.exists():
+        return
+    try:
+        service.video(path.absolute())
+    except LibraryError:
+        return
+    raise UsageError(f"{path} is a video of the library, which no export replaces; name another file for --output")
 
 
 @contextmanager

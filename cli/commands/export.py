@@ -98,7 +98,7 @@ def command(
         service = opened.enter_context(SearchService(folders, frames=frame_reader(opened), player=player))
         chosen = source.read(service, top_k, per_video, min_confidence)
         if format_ in FORMATS:
-            target.write(service.export(chosen, format_, span=cut, settings=settings, track=track))
+            target.write(service, service.export(chosen, format_, span=cut, settings=settings, track=track))
         elif not target.write_files(service, service.selection(chosen, cut)):
             raise typer.Exit(EXIT_NO_MATCH)
 

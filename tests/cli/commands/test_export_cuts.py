@@ -148,6 +148,15 @@ def test_a_cut_that_fails_does_not_keep_the_others(run: Any, films: Path, tmp_pa
     assert os.listdir(folder) == ["002-other-0.02.mp4"]
 
 
+@pytest.mark.parametrize("arguments", [("--exact",), ("--format", "edl"), ("--format", "csv")])
+def test_no_export_replaces_a_video_of_the_library(run: Any, films: Path, arguments: tuple[str, ...]) -> None:
+    before = (films / "other.mkv").read_bytes()
+    options = ("--format", "mp4") if arguments == ("--exact",) else ()
+    ran = run("export", "--video", films / "other.mkv", *options, *arguments, "--force", "-o", films / "other.mkv")
+    assert ran.code == 2 and "other.mkv is a video of the library, which no export replaces" in ran.err
+    assert (films / "other.mkv").read_bytes() == before
+
+
 def test_a_moment_at_the_very_end(run: Any, films: Path, tmp_path: Path) -> None:
     end_s = probe(films / "drop.mov").end_s
     ran = run(
