@@ -115,11 +115,12 @@ class UserWriting(OpenLibraries):
             return marks_with_paths(snapshot, marks)
 
     @again_if_changed
-    def correct(self, line: Line, text: str, *, by: str | None = None) -> CorrectionInfo:
+    def correct(self, line: Line, text: str, *, by: str | None = None, shown: str | None = None) -> CorrectionInfo:
         """Store what a line of a transcript should read; return it. Searches and transcripts have it at once.
 
-        line: `Line.of` a segment of a transcript. A later correction of the line replaces this one. by: None for the
-        user of this process. Raises UsageError, also if the video has no such line any more, and LibraryError.
+        line: `Line.of` a segment of a transcript. by: None for the user of this process. shown: what the line read when
+        it was shown; raises EditConflict if somebody has corrected it since. None: the last correction wins.
+        Raises UsageError, also if the video has no such line any more, and LibraryError.
         """
         from vfindex.search.corrections import corrections_with_states, line_of
         from vfindex.storage.user.data import UserData
@@ -127,7 +128,7 @@ class UserWriting(OpenLibraries):
         with self.opened() as (libraries, snapshots):
             number, video = self._video(snapshots, line.fingerprint)
             checked = line_of(snapshots[number].segments(video.id), line)
-            made = UserData.open(libraries[number].root).correct(checked, text, by)
+            made = UserData.open(libraries[number].root).correct(checked, text, by, shown)
             [found] = corrections_with_states(snapshots[number], [made]).corrections
         return found
 

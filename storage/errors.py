@@ -17,6 +17,7 @@ VfindexError
 ├── QueryError          the question
 │   └── QueryTimeout    took longer than it may
 └── UsageError          options that contradict each other or the library; exit code 2
+    └── EditConflict    somebody else has changed what was to be changed
 """
 
 from __future__ import annotations
@@ -132,6 +133,10 @@ class QueryTimeout(QueryError):
 
 class UsageError(VfindexError):
     """Options that contradict each other or the library."""
+
+
+class EditConflict(UsageError):
+    """Somebody else has changed what was to be changed."""
 
 
 def problem_json(problem: Problem | None) -> str | None:

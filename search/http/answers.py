@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from vfindex import __version__
 from vfindex.storage.errors import (
+    EditConflict,
     LibraryError,
     ModelError,
     Overloaded,
@@ -27,6 +28,7 @@ JSON = "application/json"
 _STATUS: tuple[tuple[type[VfindexError], int], ...] = (
     (QueryTimeout, 503),
     (QueryError, 400),
+    (EditConflict, 409),
     (UsageError, 400),
     (VideoError, 422),
     (Overloaded, 503),

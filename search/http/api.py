@@ -92,6 +92,7 @@ _CORRECTED = (
     Param("end_s", "number", "End of the line.", required=True, least=0, most=MAX_TIME_S),
     Param("original", "text", "Its text in the library: original of a corrected segment, else text.", required=True),
     Param("text", "text", "What it should read.", required=True),
+    Param("shown", "text", "What the line read when it was shown: if it reads otherwise now, the answer is 409."),
     Param("by", "text", "Who corrects it; without one, the user who runs the server."),
 )
 _SAVED = (_NAME, Param("text", "text", "The question, in the query language.", required=True), _MARKED[-1])
@@ -256,7 +257,8 @@ class Api:
         fingerprint = await self.workers.run(known_video, self._service, call["video"])
         start_ms, end_ms = round(1000 * call["start_s"]), round(1000 * call["end_s"])
         line = Line(fingerprint, call["track"], start_ms, end_ms, call["original"])
-        return _fresh(await self.workers.run(partial(self._service.correct, line, call["text"], by=call["by"])))
+        correct = partial(self._service.correct, by=call["by"], shown=call["shown"])
+        return _fresh(await self.workers.run(correct, line, call["text"]))
 
     @answers(Endpoint("DELETE", f"{PREFIX}/corrections/{{id}}", CorrectionList, in_path=(_ID,), query=(_VIDEO,)))
     async def remove_correction(self, call: Call) -> Response:

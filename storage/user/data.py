@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import EditConflict, UsageError
 from vfindex.storage.records import Line
 from vfindex.storage.user.database import (
     TABLES,
@@ -107,10 +107,11 @@ class UserData:
 
     # --- corrections ----------------------------------------------------------------------------------------------
 
-    def correct(self, line: Line, text: str, by: str | None = None) -> Correction:
+    def correct(self, line: Line, text: str, by: str | None = None, shown: str | None = None) -> Correction:
         """Store what a line should read, in place of an earlier correction of it; return it. Raises UsageError.
 
-        text: white space between words counts as one space.
+        text: white space between words counts as one space. shown: what the line read when somebody began to correct
+        it; raises EditConflict if it reads otherwise now.
         """
         text = _one_line(text)
         if text == " ".join(line.text.split()):
@@ -120,7 +121,8 @@ class UserData:
             _check_text("the name of the user", by, MAX_NAME_CHARS)
         key = " AND ".join(f"{column} = ?" for column in TABLES["correction"][1:6])
         with writing(self.folder) as connection:
-            found = _first(connection, f"SELECT id FROM correction WHERE {key}", line)
+            found = _first(connection, f"SELECT id, text, by FROM correction WHERE {key}", line)
+            _refuse_unseen(found, line, shown)
             id_ = found[0] if found else _next_id(connection, "correction")
             values = (id_, *line, text, user_name() if by is None else by, _now())
             connection.execute("DELETE FROM correction WHERE id = ?", (id_,))
@@ -280,6 +282,16 @@ def _row(mark: Mark) -> tuple[object, ...]:
 def _correction(row: Sequence[Any]) -> Correction:
     id_, *line, text, by, at = row
     return Correction(id_, Line(*line), text, by, at)
+
+
+def _refuse_unseen(found: tuple[Any, ...] | None, line: Line, shown: str | None) -> None:
+    """Raise EditConflict if a line reads otherwise than it was shown. found: id, text and author of its correction."""
+    now = " ".join((line.text if found is None else found[1]).split())
+    if shown is None or " ".join(shown.split()) == now:
+        return
+    what = "the correction of this line was undone meanwhile" if found is None else f"{found[2]} corrected this line"
+    meanwhile = "" if found is None else " meanwhile"
+    raise EditConflict(f"{what}{meanwhile}, it reads: {now}; save again to replace that")
 
 
 def _one_line(text: str) -> str:

@@ -115,6 +115,33 @@ def test_a_refusal_stands_under_the_line(open_page: Open) -> None:
     assert page.locator("textarea").input_value() == "better"
 
 
+def test_a_correction_of_somebody_else_is_shown_before_it_is_replaced(open_page: Open, site: Site) -> None:
+    page = opened(open_page)
+    page.hover(FIRST)
+    page.click(f"{FIRST} >> [data-act=correct]")
+    page.fill("textarea", "mine")
+    asked = {
+        "video": VIDEO,
+        "track": "speech",
+        "start_s": 1,
+        "end_s": 4,
+        "original": BEFORE,
+        "text": "theirs",
+        "by": "ana",
+    }
+    assert site.post("/corrections", asked).status == 200
+    page.keyboard.press("Enter")
+    alert = page.wait_for_selector(f"{FIRST} >> [role=alert]")
+    assert alert.inner_text().startswith("ana corrected this line meanwhile, it reads: theirs")
+    page.wait_for_function("() => document.querySelector('#transcript .text').textContent === 'theirs'")
+    assert page.locator(f"{FIRST} >> .before s").inner_text() == BEFORE
+    assert page.locator("textarea").input_value() == "mine"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("textarea", state="detached")
+    assert text_of(page) == "mine"
+    assert [each["text"] for each in site.get("/corrections").document["corrections"]] == ["mine"]
+
+
 def test_a_phone_has_room_for_it(open_page: Open) -> None:
     page = opened(open_page, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     page.tap(f"{FIRST} >> [data-act=correct]")

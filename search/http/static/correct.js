@@ -86,6 +86,7 @@ async function save(line, video) {
     else if (text !== words(textOf(line).textContent)) await correct(line, video, text);
     leave(line);
   } catch (error) {
+    if (error.kind === "EditConflict") await tell(refresh(line, video));
     refuse(form, box, error.message);
   } finally {
     form.ariaBusy = null;
@@ -105,28 +106,42 @@ function placeOf(line) {
 }
 
 async function correct(line, video, text) {
-  const made = await api("/corrections", { method: "POST", body: { video, ...placeOf(line), text } });
-  if (!line.querySelector(".before")) {
-    const before = element("p", { class: "before" }, "before: ", element("s", { dir: "auto" }, made.original), " ", undoButton(line));
-    line.querySelector("a").after(before);
-  }
-  textOf(line).replaceChildren(made.text);
+  const shown = textOf(line).textContent;
+  const made = await api("/corrections", { method: "POST", body: { video, ...placeOf(line), text, shown } });
+  show(line, made.original, made.text);
   say("corrected");
+}
+
+/** Show a line with both of its texts; without a correction, text is null. */
+function show(line, original, text) {
+  line.querySelector(".before")?.remove();
+  textOf(line).replaceChildren(text ?? original);
+  if (text === null) return;
+  const before = element("p", { class: "before" }, "before: ", element("s", { dir: "auto" }, original), " ", undoButton(line));
+  line.querySelector("a").after(before);
+}
+
+/** Return the correction of a line, undefined without one. */
+async function correctionOf(line, video) {
+  const { track, start_s, end_s, original } = placeOf(line);
+  const near = (one, other) => Math.abs(one - other) < ONE_MS;
+  const { corrections } = await api(`/corrections?${new URLSearchParams({ video })}`);
+  return corrections.find((each) =>
+    each.track === track && each.original === original && near(each.start_s, start_s) && near(each.end_s, end_s));
+}
+
+async function refresh(line, video) {
+  const found = await correctionOf(line, video);
+  show(line, originalOf(line), found?.text ?? null);
 }
 
 /** Let a line read as before. Does nothing to one that is not corrected. */
 async function undo(line, video) {
-  const before = line.querySelector(".before");
-  if (!before) return;
-  const { track, start_s, end_s, original } = placeOf(line);
-  const near = (one, other) => Math.abs(one - other) < ONE_MS;
-  const { corrections } = await api(`/corrections?${new URLSearchParams({ video })}`);
-  const found = corrections.find((each) =>
-    each.track === track && each.original === original && near(each.start_s, start_s) && near(each.end_s, end_s));
+  if (!line.querySelector(".before")) return;
+  const found = await correctionOf(line, video);
   if (found) await remove(found.id, video);
-  textOf(line).replaceChildren(original);
-  before.remove();
   line.querySelector("a").focus();
+  show(line, originalOf(line), null);
   say("as it was before");
 }
 

@@ -32,7 +32,7 @@ export async function api(path, options = {}) {
   const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } };
   const answer = await fetch(`${root}/api/v1${path}`, { ...rest, ...sent });
   const document_ = await answer.json();
-  if (!answer.ok) throw new Error(document_.error.message);
+  if (!answer.ok) throw Object.assign(new Error(document_.error.message), { kind: document_.error.kind });
   return document_;
 }
 

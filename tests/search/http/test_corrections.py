@@ -63,6 +63,14 @@ def test_every_answer_has_it_at_once_and_no_cache_the_old_one(site: Site) -> Non
         assert site.get(path).body == before[path].body, "as it was"
 
 
+def test_a_correction_that_was_not_shown_is_not_replaced(site: Site) -> None:
+    seen = f"number 1 {SCRIPT}"
+    site.post("/corrections", line(text="by ana", by="ana", shown=seen))
+    refused = site.post("/corrections", line(text="by ben", shown=seen))
+    assert refused.error == (409, "EditConflict") and "ana corrected" in refused.document["error"]["message"]
+    assert site.post("/corrections", line(text="by ben", shown="by ana")).document["text"] == "by ben"
+
+
 @pytest.mark.parametrize(
     ("document", "error"),
     [

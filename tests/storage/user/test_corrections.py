@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vfindex.storage.errors import UsageError
+from vfindex.storage.errors import EditConflict, UsageError
 from vfindex.storage.records import Line, Segment
 from vfindex.storage.user import corrections
 from vfindex.storage.user.corrections import CorrectionReader
@@ -43,6 +43,18 @@ def test_a_correction_is_kept_and_replaced(data: UserData) -> None:
     assert data.remove_corrections([1]) == [second]
     assert data.correct(LINE, "again").id == 3, "ids are never used again"
     assert user_faults(data.folder) == []
+
+
+def test_nobody_replaces_a_correction_that_they_have_not_seen(data: UserData) -> None:
+    assert data.correct(LINE, "one", by="ana", shown="the  whether is fine").text == "one"
+    for shown in (LINE.text, "won"):
+        with pytest.raises(EditConflict, match="ana corrected this line meanwhile, it reads: one; save again"):
+            data.correct(LINE, "two", by="ben", shown=shown)
+    assert data.correct(LINE, "two", by="ben", shown="one").text == "two"
+    data.remove_corrections([1])
+    with pytest.raises(EditConflict, match="the correction of this line was undone meanwhile, it reads: the whether"):
+        data.correct(LINE, "three", shown="two")
+    assert data.correct(LINE, "three").text == "three"
 
 
 @pytest.mark.parametrize(
