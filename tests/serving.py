@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,26 @@ def eventually(holds: Callable[[], bool]) -> bool:
 def logged_in(site: Site, token: str) -> Site:
     """Return the server for a client that sends a token."""
     return replace(site, headers={"authorization": f"Bearer {token}"})
+
+
+class Elements(HTMLParser):
+    """The elements of a page, with their attributes."""
+
+    def __init__(self, html: bytes) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def check_page(html: bytes) -> None:
+    """Nothing of a page is a script of its own, an event handler, or an address of another site."""
+    for tag, attributes in Elements(html).found:
+        assert tag != "script" or (attributes.get("src") or "").startswith("/static/")
+        assert tag not in ("style", "base", "iframe", "object", "embed")
+        for name, value in attributes.items():
+            assert not name.startswith("on") and name != "style", (tag, name)
+            if name in ("href", "src", "action"):
+                assert re.match(r"/(?![/\\])|\?|#\w*$", value or ""), (tag, value)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from library_maker import add_video, axis, clip, install
-from serving import Site, add_file, logged_in, serving
+from serving import Site, add_file, check_page, logged_in, serving
 
 from vfindex.search.http.sessions import LINK_S, SESSION_S, Sessions
 from vfindex.search.http.settings import Settings, Tokens, networks
 from vfindex.search.service import SearchService
-from vfindex.storage.errors import UsageError
+from vfindex.storage.db.sources import Root, remember
+from vfindex.storage.errors import Problem, UsageError
 from vfindex.storage.maintenance.removal import RemovalSettings, forget_path
+from vfindex.storage.records import Chapter, Location, Segment
 from vfindex.storage.writer import writing
 
 TOKENS = Tokens("w" * 32, "r" * 32)
@@ -187,29 +189,6 @@ def test_a_video_that_was_removed_is_gone(site: Site, folder: Path) -> None:
 # --- scripts --------------------------------------------------------------------------------------------------------
 
 
-class Elements(HTMLParser):
-    """The elements of a page, with their attributes."""
-
-    def __init__(self, html: bytes) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(html.decode())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-
-def check_page(html: bytes) -> None:
-    """Nothing of a page is a script of its own, an event handler, or an address of another site."""
-    for tag, attributes in Elements(html).found:
-        assert tag != "script" or (attributes.get("src") or "").startswith("/static/")
-        assert tag not in ("style", "base", "iframe", "object", "embed")
-        for name, value in attributes.items():
-            assert not name.startswith("on") and name != "style", (tag, name)
-            if name in ("href", "src", "action"):
-                assert re.match(r"/(?![/\\])|\?|#\w*$", value or ""), (tag, value)
-
-
 ATTRIBUTE = 'said:" onfocus=alert(1) autofocus "'
 
 
@@ -231,6 +210,33 @@ def test_scripts_in_names_and_words_are_text(site: Site, folder: Path) -> None:
         answer = site.get(path)
         assert answer.headers["content-type"] == "application/json", "no browser takes it for a page"
         assert hostile in str(answer.document) or "<script>" in str(answer.document)
+
+
+def test_scripts_in_texts_and_in_what_people_write_are_text(site: Site, folder: Path) -> None:
+    hostile = "<script>alert(3)</script>"
+    texts = [
+        Segment(1, 3, hostile, "sidecar", "en", speakers=(hostile, '" onfocus="alert(1)')),
+        Segment(2, 4, hostile, "frames", hostile, 0.9, track="screen", box=(0.1, 0.1, 0.2, 0.2)),
+        Segment(0, 5, hostile, "chapter", track="text"),
+    ]
+    bad = Location(f"/films/{hostile}.mp4".encode(), 100, 1, 1)
+    with writing(folder) as writer:
+        add_video(writer, "texts", [clip(visual=axis(6))], texts, chapters=(Chapter(hostile, 0.0, 5.0),))
+        writer.catalog.fail_video("bad", bad, Problem(bad.path, "decode", "damaged", hostile, hostile))
+        remember(writer.catalog, [Root(f"/films/{hostile}".encode())])
+        writer.catalog.begin_run(hostile)
+        writer.publish()
+    site.post("/saved", {"name": hostile, "text": hostile.replace("(3)", "")})
+    site.post("/marks", {"clip": "texts:0", "list": hostile, "note": '" onfocus="alert(1)', "by": hostile})
+    for path in ("/", "/?q=6", "/videos/texts?q=alert&clip=0", "/library", "/marks", f"/marks?list={quote(hostile)}"):
+        answer = site.ask(path)
+        assert answer.status == 200, path
+        check_page(answer.body)
+        assert b"<script>alert" not in answer.body, path
+    for path in ("/library", "/videos/texts", f"/marks?list={quote(hostile)}"):
+        assert b"&lt;script&gt;alert(3)" in site.ask(path).body, path
+    subtitles = site.get("/videos/texts/transcript?format=vtt")
+    assert subtitles.headers["content-type"].startswith("text/vtt") and b"<script>" not in subtitles.body
 
 
 def test_a_video_that_is_a_page_stays_a_video(site: Site, films: Path, folder: Path) -> None:
@@ -354,6 +360,23 @@ def test_cookies_end_with_their_time_and_their_token() -> None:
     secret = sessions.link()
     now[0] += LINK_S + 1
     assert sessions.redeem(secret) is None
+
+
+def test_tokens_and_cookies_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    equal = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or equal(a, b))
+    counts = []
+    for token in (TOKENS.write, str(TOKENS.read), "x" * 32, ""):
+        TOKENS.scope_of(token)
+        counts.append(len(compared))
+        assert {len(each) for pair in compared for each in pair} == {32}, "of digests, so that no length shows"
+        compared.clear()
+    assert counts == [2] * 4, "as many comparisons, whatever is right"
+    sessions = Sessions(Settings(tokens=TOKENS))
+    cookie = sessions.cookie("write").partition(";")[0]
+    assert sessions.scope_of({"cookie": cookie[:-1] + ("0" if cookie[-1] != "0" else "1")}) is None
+    assert len(compared) == 1
 
 
 @pytest.mark.parametrize("token", ["", "short", "x" * 31, "é" * 32, "x" * 31 + "\n"])
