@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from excerpts import selection, source
 from library_maker import add_video, axis, clip, install, video
 
 from vfindex.search import SearchService
-from vfindex.search.export.formats import FORMATS, Settings
+from vfindex.search.export.formats import FORMATS, Settings, export
 from vfindex.search.export.selection import source_of
 from vfindex.search.export.timecode import Timebase
 from vfindex.search.query.encode import QueryEncoder
@@ -149,6 +150,16 @@ def test_every_timeline_takes_a_rate_and_an_offset(service: SearchService, name:
     moved = service.export(service.video("/videos/steady"), name, span=(0, 3), settings=settings)
     assert moved.data != service.export(service.video("/videos/steady"), name, span=(0, 3)).data
     assert moved.name == f"steady.{name}"
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("json", "edl")])
+def test_a_thousand_moments_are_a_thousand_entries(name: str) -> None:
+    words = (Segment(0, 1, "said", "asr", "en"),)
+    many = selection(*((source(f"{n}.mp4"), 0.0, 2.0) for n in range(1000)), words=words)
+    text = export(many, name).data.decode()
+    entry = {"srt": " --> ", "vtt": " --> ", "csv": ".mp4,0.000,", "m3u8": "#EXTINF:", "fcpxml": "<asset-clip "}
+    assert text.count(entry.get(name, '"Clip.1"')) == (2000 if name == "otio" else 1000)
+    assert name in ("csv", "m3u8", "otio") or {"fcpxml": 'duration="2000s"'}.get(name, "00:33:19") in text
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from agent import Agent
 from serving import Site, serving
 
 from vfindex.search.http.settings import Settings, Tokens, Tools, networks
+from vfindex.search.mcp.documents import NOTICE
 from vfindex.search.mcp.server import ToolServer
 from vfindex.search.mcp.tools import tools_of
 from vfindex.search.service import SearchService
@@ -41,6 +43,21 @@ def test_both_tokens_read_and_nobody_without_one(service: SearchService) -> None
         assert site.ask("/mcp", "POST", PING, HEADERS).error == (401, "Unauthorized")
         wrong = {**HEADERS, "authorization": f"Bearer {'x' * 32}"}
         assert site.ask("/mcp", "POST", PING, wrong).error == (401, "Unauthorized")
+
+
+def test_every_tool_answers_behind_the_token(service: SearchService) -> None:
+    calls: dict[str, dict[str, Any]] = {
+        "search_moments": {"query": "line 2"},
+        "find_similar": {"clip": "v1:0"},
+        "get_transcript": {"video": "v0"},
+        "show_frames": {"video": "v0", "times_s": [1]},
+        "get_video": {"video": "v0"},
+        "library_status": {},
+    }
+    with with_tools(service, Settings(tokens=TOKENS)) as site:
+        agent = Agent(f"http://127.0.0.1:{site.port}/mcp", TOKENS.read or "")
+        assert agent.tools().keys() == calls.keys(), "no tool that writes"
+        assert all(document["notice"] == NOTICE for document in agent.calls(*calls.items()))
 
 
 def test_other_names_and_other_sites_are_refused(site: Site) -> None:
