@@ -18,6 +18,8 @@ from vfindex.storage.records import QueryModel, Segment
 from vfindex.storage.writer import writing
 
 HEAVY = {"torch", "ray", "av", "timm", "transformers", "sentence_transformers", "skimage", "PIL"}
+# What serves.
+HEAVY |= {"starlette", "uvicorn", "jinja2", "anyio", "mcp"}
 # Only a table in a terminal needs it.
 NEEDLESS_IN_A_PIPE = {"rich"}
 SEARCH = """
