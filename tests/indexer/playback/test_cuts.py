@@ -50,6 +50,7 @@ def cut_bytes(player: MediaPlayer, parts: Sequence[CutPart], **options: Any) -> 
 # Keyframes only where asked for: the stripes look like changes of scene.
 H264 = {"codec": "libx264", "b_frames": 2, "codec_options": {"sc_threshold": "0"}}
 OPEN_GOP = {"codec": "libx264", "b_frames": 3, "codec_options": {"x264-params": "open-gop=1:scenecut=0:keyint=25"}}
+FIELDS = {"codec": "libx264", "b_frames": 2, "codec_options": {"x264-params": "tff=1:interlaced=1:scenecut=0"}}
 NTSC, HIGH_NTSC = Fraction(30000, 1001), Fraction(60000, 1001)
 SOURCES: dict[str, dict[str, Any]] = {
     "23_976.mp4": {"fps": 24000 / 1001, **H264},
@@ -75,6 +76,8 @@ SOURCES: dict[str, dict[str, Any]] = {
     "variable.mkv": {"times_s": VARIABLE_S},
     "begins_at_3_s.mkv": {"fps": 25, "start_s": 3.0, **H264},
     "begins_at_3_s.mp4": {"fps": 25, "start_s": 3.0, **H264},
+    "interlaced.mkv": {"fps": 25, **FIELDS},
+    "interlaced_turned.mp4": {"fps": NTSC, "rotation_deg": 90, **FIELDS},
     "turned.mp4": {"fps": 25, "rotation_deg": 180, **H264},
     "stereo.mp4": {"fps": 25, "tone_hz": [440, 880], **H264},
     "tracks.mp4": {"fps": 25, "tone_hz": 440, "audio_tracks": 3, **H264},
