@@ -243,11 +243,14 @@ function follow(page, video, player, moment, facts) {
     now.textContent = clock(time);
     head.setAttribute("x", (1000 * (time - facts.from)) / (facts.to - facts.from || 1) - 1.5);
     turn(boxes, time, (box, isNow) => box.toggleAttribute("hidden", !isNow));
+    const moved = new Set(); // a list shows the first of the lines that begin together
     turn(lines, time + 0.05, (line, isNow) => {
       if (isNow) line.setAttribute("aria-current", "true");
       else line.removeAttribute("aria-current");
       const list = line.closest("ol");
-      if (isNow && !list.matches(":hover, :focus-within")) list.scrollTop = line.offsetTop - list.offsetTop - list.clientHeight / 3;
+      if (!isNow || moved.has(list) || list.matches(":hover, :focus-within")) return;
+      moved.add(list);
+      list.scrollTop = line.offsetTop - list.offsetTop - list.clientHeight / 3;
     });
   };
   const end = () => {
