@@ -121,4 +121,4 @@ def test_a_file_that_the_browser_cannot_play_is_encoded_then_shown_as_frames(ope
 
 def test_a_video_that_is_not_there_is_a_page(open_page: Callable[..., Any]) -> None:
     page = open_page("/videos/nothing")
-    assert page.locator("[role=alert]").inner_text() == "the library has no video with this fingerprint"
+    assert page.locator("[role=alert]").inner_text() == "The library has no video with this fingerprint"
