@@ -134,36 +134,42 @@ class UserWriting(OpenLibraries):
 
     @again_if_changed
     def corrections(self, video: str | Path | None = None) -> CorrectionList:
-        """Return the corrections in a video, a path or a fingerprint; None: all of the first library.
+        """Return the corrections in a video, a path or a fingerprint; None: all, of all libraries.
 
         Those whose line is not there any more are among them. Raises LibraryError.
         """
-        from vfindex.search.corrections import corrections_with_states
-        from vfindex.storage.user.data import UserData
+        from vfindex.search.corrections import CorrectionList, corrections_with_states
 
-        with self.opened() as (libraries, snapshots):
-            number, found = (0, None) if video is None else self._video(snapshots, video)
-            written = UserData.open(libraries[number].root).corrections()
-            chosen = [each for each in written if found is None or each.line.fingerprint == found.fingerprint]
-            return corrections_with_states(snapshots[number], chosen)
+        found: list[CorrectionInfo] = []
+        with self.opened() as (_, snapshots):
+            number, wanted = (None, None) if video is None else self._video(snapshots, video)
+            for n, (snapshot, data) in enumerate(zip(snapshots, self._data(), strict=True)):
+                if number in (None, n):
+                    made = data.corrections()
+                    chosen = [each for each in made if wanted is None or each.line.fingerprint == wanted.fingerprint]
+                    found += corrections_with_states(snapshot, chosen).corrections
+        return CorrectionList(tuple(found))
 
-    def remove_corrections(self, ids: Iterable[int], video: str | Path | None = None) -> CorrectionList:
-        """Delete corrections, all or none, so that the lines read as before; return them. video: see `corrections`.
+    @again_if_changed
+    def remove_corrections(self, ids: Iterable[int], video: str | None = None) -> CorrectionList:
+        """Delete corrections, all or none, so that their lines read as before; return them.
 
-        Raises UsageError for an id that none of these has, LibraryError.
+        video: the fingerprint of their video; it tells which of several libraries. None: the first. Raises UsageError
+        for an id that no correction has, LibraryError.
         """
-        from vfindex.search.corrections import CorrectionList
-        from vfindex.storage.user.data import UserData, checked_ids
+        from vfindex.search.corrections import corrections_with_states
+        from vfindex.storage.user.data import checked_ids
 
         chosen = checked_ids(ids)
-        known = {each.id: each for each in self.corrections(video).corrections}
-        unknown = set(chosen) - known.keys()
-        if unknown:
-            raise UsageError(f"there is no correction {min(unknown)}; `vfindex corrections` lists them, with their ids")
-        with self.opened() as (libraries, snapshots):
-            number = 0 if video is None else self._video(snapshots, video)[0]
-            UserData.open(libraries[number].root).remove_corrections(chosen)
-        return CorrectionList(tuple(known[id_] for id_ in chosen))
+        for number, data in enumerate(self._data() if video is not None else self._data()[:1]):
+            known = {each.id: each for each in data.corrections() if video in (None, each.line.fingerprint)}
+            if known.keys() >= set(chosen):
+                with self.opened() as (_, snapshots):
+                    found = corrections_with_states(snapshots[number], [known[id_] for id_ in chosen])
+                data.remove_corrections(chosen)
+                return found
+            unknown = min(set(chosen) - known.keys())
+        raise UsageError(f"there is no correction {unknown}; `vfindex corrections` lists them, with their ids")
 
     def _video(self, snapshots: Sequence[Snapshot], name: str | Path) -> tuple[int, StoredVideo]:
         """Return the number of the first library with a video, and the video. Raises LibraryError."""

@@ -249,7 +249,9 @@ class Api:
     @answers(Endpoint("GET", f"{PREFIX}/corrections", CorrectionList, query=(_VIDEO,)))
     async def corrections(self, call: Call) -> Response:
         """Return the corrections of transcripts of all users, those whose line is not there any more included."""
-        return _fresh(await self.workers.run(self._service.corrections, await self._known_or_none(call)))
+        if call["video"] is not None:
+            await self.workers.run(known_video, self._service, call["video"])
+        return _fresh(await self.workers.run(self._service.corrections, call["video"]))
 
     @answers(Endpoint("POST", f"{PREFIX}/corrections", CorrectionInfo, body=_CORRECTED))
     async def correct(self, call: Call) -> Response:
@@ -263,15 +265,10 @@ class Api:
     @answers(Endpoint("DELETE", f"{PREFIX}/corrections/{{id}}", CorrectionList, in_path=(_ID,), query=(_VIDEO,)))
     async def remove_correction(self, call: Call) -> Response:
         """Delete a correction, so that the line reads as before; return it."""
-        video = await self._known_or_none(call)
         try:
-            return _fresh(await self.workers.run(self._service.remove_corrections, [call["id"]], video))
+            return _fresh(await self.workers.run(self._service.remove_corrections, [call["id"]], call["video"]))
         except UsageError as exc:
             raise not_found(f"there is no correction {call['id']}") from exc
-
-    async def _known_or_none(self, call: Call) -> str | None:
-        video: str | None = call["video"]
-        return None if video is None else await self.workers.run(known_video, self._service, video)
 
     @answers(Endpoint("GET", f"{PREFIX}/saved", SavedList))
     async def saved(self, call: Call) -> Response:

@@ -223,8 +223,10 @@ def test_the_second_library_keeps_the_corrections_of_its_videos(tmp_path: Path) 
     with SearchService(folders) as service:
         service.correct(lines_of(service, "b")["whether or not it rains"], "weather it rains")
         assert service.transcript("b").segments[0].text == "weather it rains"
-        assert service.corrections().corrections == ()
         [found] = service.corrections("b").corrections
+        assert service.corrections().corrections == (found,) and service.corrections("a").corrections == ()
+        with pytest.raises(UsageError, match="there is no correction 1"):
+            service.remove_corrections([found.id])
         assert service.remove_corrections([found.id], "b").corrections == (found,)
         assert service.transcript("b").segments[0].text == "whether or not it rains"
     assert not (folders[0] / "user.db").exists()

@@ -375,6 +375,7 @@ def test_the_report_is_json(folder: Path) -> None:
     assert names == ["tables", "full text", "index", "thumbnails", "write-ahead log", "free pages"]
     assert [p["place"] for p in report["places"]["library"]] == [
         "marks",
+        "corrections",
         "damaged databases",
         "bytes of the library",
         "bytes of the cache",
