@@ -97,7 +97,7 @@ COMPARED = """async (time) => {
 }"""
 
 
-@pytest.mark.parametrize(("number", "row"), enumerate(_rows()), ids=[row["file"] for row in _rows()])
+@pytest.mark.parametrize(("number", "row"), list(enumerate(_rows())), ids=[row["file"] for row in _rows()])
 def test_an_odd_file_plays(number: int, row: dict[str, str], edge_site: Site, open_page: Callable[..., Any]) -> None:
     first_s, end_s = float(row["measured_first_pts"]), float(row["measured_last_pts"]) + LAST_FRAME_S
     page = open_page(f"http://127.0.0.1:{edge_site.port}/videos/e{number}")

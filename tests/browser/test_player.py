@@ -48,15 +48,15 @@ COLOURS_SHOWN = """() => {
 
 def test_a_moment_loops(open_page: Callable[..., Any]) -> None:
     page = open_page("/videos/v0?clip=5000&t=5&end=6&q=3")
-    wait_for(page, f"{TIME} >= 5")
+    wait_for(page, f"{TIME} >= 5.8 && document.querySelector('video').paused")
     page.evaluate("window.seeks = 0; document.querySelector('video').addEventListener('seeked', () => { seeks += 1; })")
     page.focus("#at-end")
     page.select_option("#at-end", "loop")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement === document.body"), "Esc leaves the menu, not the page"
     page.evaluate("() => { document.querySelector('video').play(); }")
-    wait_for(page, "seeks >= 1")
-    assert page.evaluate(f"{TIME}") < 6.5
+    wait_for(page, f"seeks >= 3 && {TIME} < 6")
+    assert not page.evaluate("document.querySelector('video').paused")
 
 
 def test_the_transcript_follows_and_leads(open_page: Callable[..., Any]) -> None:

@@ -214,7 +214,7 @@ export function watch(page) {
   };
   const video = page.querySelector("video");
   const player = new Player(video, facts);
-  const moment = { start: facts.start, end: facts.end };
+  const moment = { start: facts.start, end: facts.end, holds: facts.end !== null };
   page.player = player;
   video.addEventListener("playing", () => player.shown());
   follow(page, video, player, moment, facts);
@@ -254,12 +254,12 @@ function follow(page, video, player, moment, facts) {
     });
   };
   const end = () => {
-    if (moment.end === null || video.paused || player.time < moment.end - LATE_S) return;
-    if (player.time > moment.end + 1) moment.end = null; // somebody went beyond it
-    else if (atEnd?.value === "loop") player.seek(moment.start);
+    if (!moment.holds || video.paused || video.seeking || player.time < moment.end - LATE_S) return;
+    if (atEnd?.value === "loop") player.seek(moment.start);
     else if (atEnd?.value === "stop") {
       video.pause();
-      moment.end = null; // play goes on from here
+      if (player.time > moment.end + LATE_S) player.seek(moment.end); // a busy machine looks late
+      moment.holds = false; // play goes on from here
     }
   };
   const tick = () => {
@@ -269,11 +269,20 @@ function follow(page, video, player, moment, facts) {
   };
   video.addEventListener("play", () => requestAnimationFrame(tick));
   for (const name of ["seeked", "timeupdate"]) video.addEventListener(name, update);
+  video.addEventListener("timeupdate", end); // also where nobody looks: a tab in the background has no frames
+  video.addEventListener("seeked", () => {
+    if (moment.holds && player.time > moment.end) moment.holds = false; // somebody went beyond it
+  });
+  atEnd?.addEventListener("change", () => {
+    const isOver = moment.end !== null && player.time >= moment.end - LATE_S;
+    moment.holds = moment.end !== null && (atEnd.value === "loop" || !isOver);
+    if (atEnd.value === "loop" && isOver) player.seek(moment.start);
+  });
 }
 
 function clicks(page, player, moment, facts) {
   const go = (start, end) => {
-    [moment.start, moment.end] = [start, end];
+    Object.assign(moment, { start, end, holds: end !== null });
     player.seek(start);
     player.play();
   };
@@ -287,7 +296,7 @@ function clicks(page, player, moment, facts) {
     const track = event.target.closest(".track svg");
     if (track) {
       const { left, width } = track.getBoundingClientRect();
-      moment.end = null;
+      moment.holds = false;
       player.seek(facts.from + ((event.clientX - left) / width) * (facts.to - facts.from));
     }
     const act = event.target.closest("[data-act]")?.dataset.act;
