@@ -26,6 +26,7 @@ from vfindex.storage.writer import Writer, writing
 # Between a frame of the page and of the file, 16 x 16, of 255: HDR is shown in other colours, all else differs by 20.
 MAX_DIFFERENCE = 40.0
 LAST_FRAME_S = 0.04
+FLAT_COLOURS = 8  # what is one colour has a few neighbours of it where it is encoded
 TRANSPARENT = "transparent.webm"  # FFmpeg leaves out what a browser decodes: how transparent each pixel is
 
 
@@ -106,5 +107,5 @@ def test_an_odd_file_plays(number: int, row: dict[str, str], edge_site: Site, op
     assert rung == edge_site.get(f"/videos/e{number}/playback").document["rung"], "the first rung plays"
     assert rung in ("file", "remux", "transcode")
     difference, shown, stored = page.evaluate(COMPARED, (first_s + end_s) / 2)
-    assert shown > 1 or stored == 1, "the frame is not blank"
+    assert shown > 1 or stored < FLAT_COLOURS, "the frame is not blank"
     assert difference < MAX_DIFFERENCE or row["file"] == TRANSPARENT
