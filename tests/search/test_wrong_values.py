@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"combine": "sum"}, "combine must be one of convex, rrf, not 'sum'"),
         ({"exact": "no"}, "exact must be True or False, not 'no'"),
         ({"images": "dog.jpg"}, "images must be a list"),
-        ({"images": [3]}, "an image must be a Path, a Like or a ClipKey, not 3"),
+        ({"images": [3]}, "an image must be a Path, a Picture, a Like or a ClipKey, not 3"),
         ({"timeout_s": 0}, "timeout_s must be a number of seconds above 0"),
         ({"timeout_s": 10**400}, "timeout_s must be a number of seconds above 0"),
         ({"images": [ClipKey(None, 0)]}, "a clip is a ClipKey of text and milliseconds"),  # type: ignore[arg-type]
