@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from vfindex.storage.db import integrity, locations, runs, schema, units
 from vfindex.storage.db.clips import insert_embedding
 from vfindex.storage.db.documents import set_documents
-from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, inserted, translated
-from vfindex.storage.db.integrity import put
+from vfindex.storage.db.engine import RUN_VERIFY, check_integrity, connect, translated
+from vfindex.storage.db.integrity import inserted, put
 from vfindex.storage.db.locations import (
     below,
     exclude_path,

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.engine import inserted
+from vfindex.storage.db.integrity import inserted
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.ids import listed
 from vfindex.storage.joint.codecs import checksum, pack_frames, pack_vector

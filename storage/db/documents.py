@@ -11,8 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Text, cast, delete, insert, se
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.clips import insert_embedding
-from vfindex.storage.db.engine import inserted
-from vfindex.storage.db.integrity import put
+from vfindex.storage.db.integrity import inserted, put
 from vfindex.storage.errors import Problem, problem_json
 from vfindex.storage.joint.codecs import checksum, pack_vector
 from vfindex.storage.modalities import ModalityName, document_modality

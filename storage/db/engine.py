@@ -445,9 +445,3 @@ def translated(exc: DBAPIError | sqlite3.Error) -> VfindexError:
     if code == sqlite3.SQLITE_NOMEM:
         return LibraryError("there is not enough memory to read the library's database; close other programs")
     raise exc
-
-
-def inserted(connection: Connection, statement: Any) -> int:
-    """Execute an insert of one row; return its id."""
-    (key,) = connection.execute(statement).inserted_primary_key or (0,)
-    return int(key)

@@ -114,6 +114,12 @@ def _default(column: Column[Any]) -> bytes | None:
     return None if default is None else f"{mark}{default}".encode()
 
 
+def inserted(connection: Connection, statement: Any) -> int:
+    """Execute an insert of one row; return its id."""
+    (key,) = connection.execute(statement).inserted_primary_key or (0,)
+    return int(key)
+
+
 def put(connection: Connection, key: str, value: str) -> None:
     """Store a setting."""
     statement = upsert(schema.meta).values(key=key, value=value)
