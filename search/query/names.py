@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from vfindex.storage.db.integrity import shown_paths
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import LibraryError, UsageError
+from vfindex.storage.errors import LibraryError, UsageError, counted
 from vfindex.storage.text.folding import folded
 
 
@@ -33,7 +33,9 @@ def fingerprint_named(snapshots: Sequence[Snapshot], name: str) -> str:
                 found.setdefault(video.fingerprint, path)
         if len(found) > 1:
             listed = shown_paths(sorted(found.values()))
-            raise UsageError(f"{name!r} fits {len(found)} videos: {listed}; give more of the path, or the fingerprint")
+            raise UsageError(
+                f"{name!r} fits {counted(len(found), 'video')}: {listed}; give more of the path, or the fingerprint"
+            )
         if found:
             return next(iter(found))
     near = sorted(path for _, path in paths if wanted and wanted in folded(os.path.basename(os.fsdecode(path))))
