@@ -44,7 +44,8 @@ def _absent(reason: str) -> None:
     pytest.skip(reason)
 
 
-# Of a file each: playwright leaves an event loop running in its thread, which other tests of the process would meet.
+# Browser and server are of a file each: playwright leaves an event loop running in its thread, and the server has query
+# vectors of its own, which other tests of the process would meet.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     try:
@@ -73,7 +74,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "library"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(library: Path) -> Iterator[Site]:
     """Return a server of the library. A query finds the videos whose number, modulo 8, it has for a digit."""
     with pytest.MonkeyPatch.context() as patch, MediaPlayer() as player:

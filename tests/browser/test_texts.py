@@ -24,7 +24,7 @@ SEGMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Return a server of a library of one video of 10 s, which reads text on the picture."""
     folder = tmp_path_factory.mktemp("texts")
