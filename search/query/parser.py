@@ -100,6 +100,8 @@ def requoted(argument: str) -> str:
     prefix = _PREFIX.match(argument, end)
     if prefix and prefix["prefix"] in prefixes():
         end = prefix.end()
+        if weight := _INNER_WEIGHT.match(argument, end):
+            end = weight.end()
     value = argument[end:]
     is_one = len(value.split()) > 1 and not set(f":{_QUOTES}") & set(value)
     return f'{argument[:end]}"{value}"' if end and is_one else argument

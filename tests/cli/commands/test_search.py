@@ -259,6 +259,8 @@ def test_a_word_that_is_taken_for_an_option_is_told_its_place(run: Any, library:
         (["in:My Trip", "dog"], 'in:"My Trip" dog'),
         (["dog", "said:we have liftoff"], 'dog said:"we have liftoff"'),
         (["dog", "2:red car"], 'dog 2:"red car"'),
+        (["dog", "2:said:red car"], 'dog 2:said:"red car"'),
+        (["dog", "said:2:red car"], 'dog said:2:"red car"'),
         (["longer:1 min", "dog"], 'longer:"1 min" dog'),
         (["in:My Trip dog"], "in:My Trip dog"),  # a whole query
         (["red car", "dog"], "red car dog"),  # words, as ever
