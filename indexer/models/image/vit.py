@@ -167,7 +167,10 @@ def can_pack() -> bool:
 
 
 def _state(weights: Any, shape: VitShape) -> dict[str, Tensor]:
-    """Return the parameters of a ClipVit from a file in open_clip's names. Raises KeyError if one is absent."""
+    """Return the parameters of a ClipVit from a file in open_clip's names.
+
+    Raises KeyError if one is absent, ValueError if the patches have another shape.
+    """
     stored: dict[str, Tensor] = {
         name.removeprefix(_PREFIX): weights.get_tensor(name).float()
         for name in weights.keys()  # noqa: SIM118  a file, no dictionary
@@ -176,7 +179,7 @@ def _state(weights: Any, shape: VitShape) -> dict[str, Tensor]:
     state = {
         "class_embedding": stored.pop("class_embedding"),
         "positions": stored.pop("positional_embedding"),
-        "patches.weight": stored.pop("conv1.weight").flatten(1),
+        "patches.weight": _patches(stored.pop("conv1.weight"), shape),
         "projection.weight": stored.pop("proj").T.contiguous(),
     }
     for n in range(shape.layers):
@@ -194,3 +197,10 @@ def _state(weights: Any, shape: VitShape) -> dict[str, Tensor]:
             name = name.replace(theirs, ours)
         state[name] = tensor
     return state
+
+
+def _patches(kernels: Tensor, shape: VitShape) -> Tensor:
+    """Return a convolution's weights as those of a linear layer, whose size they have in any order."""
+    if kernels.shape != (shape.width, 3, shape.patch_size, shape.patch_size):
+        raise ValueError(f"the patches' weights have the shape {tuple(kernels.shape)}")
+    return kernels.flatten(1)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tiny_models import CLIP, CLIP_PIXELS, CLIP_SIZE_PX, make_open_clip
 
+from vfindex.storage.errors import ModelError
+
 # Other proportions than those of the defaults, so that no part can be taken for another.
 SMALL = {"image_size": CLIP_SIZE_PX, "layers": 3, "width": 48, "head_width": 12, "patch_size": 8, "mlp_ratio": 3.0}
 
@@ -77,6 +79,19 @@ def test_models_of_another_kind_are_open_clip_s(tmp_path: Path, vision: dict[str
     assert not isinstance(load_tower(folder).visual, ClipVit)
     found, expected = vectors_of_both(folder, CLIP_SIZE_PX)
     assert torch.equal(found, expected)
+
+
+def test_patches_in_another_order_are_refused(tmp_path: Path) -> None:
+    """As open_clip refuses them: in the order of TensorFlow they have as many numbers."""
+    from safetensors.torch import load_file, save_file
+
+    from vfindex.indexer.models.image.tower import load_tower
+
+    weights = make(tmp_path / "model", CLIP) / "open_clip_model.safetensors"
+    kernels = load_file(weights)["visual.conv1.weight"].permute(0, 2, 3, 1).contiguous()
+    save_file({**load_file(weights), "visual.conv1.weight": kernels}, weights)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tower(tmp_path / "model")
 
 
 def test_packed_weights_make_the_same_vectors(tmp_path: Path) -> None:
