@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class LibraryMeta:
         try:
             data: dict[str, Any] = json.loads(stored)
             query = {m: QueryModel(q["folder"], tuple(q["templates"])) for m, q in data.pop("query").items()}
-            return Setup(query=query, **data)
+            known = {each.name for each in fields(Setup)}  # others are of a newer vfindex
+            return Setup(query=query, **{name: value for name, value in data.items() if name in known})
         except _NOT_AS_WRITTEN as exc:
             raise LibraryDamaged("the library's setup is damaged; run: vfindex verify") from exc
 
@@ -117,7 +118,10 @@ class LibraryMeta:
 def put_setup(catalog: Catalog, setup: Setup, priors: Mapping[ModalityName, ModalityPrior]) -> None:
     """Store the priors, then the setup: a library without a setup is set up again."""
     catalog.put(_PRIORS, _priors_json(priors))
-    catalog.put(_SETUP, json.dumps(asdict(setup)))
+    stored = asdict(setup)
+    if not setup.imputed_share:
+        del stored["imputed_share"]  # versions of vfindex from before it take a field that they do not know for damage
+    catalog.put(_SETUP, json.dumps(stored))
 
 
 def put_fusion(connection: Connection, fusion: Fusion) -> None:

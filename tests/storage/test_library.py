@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,21 @@ def test_the_setup_is_kept(folder: Path) -> None:
     with writing(folder) as writer:
         assert writer.setup() == SETUP
         assert set(LibraryMeta(writer.catalog).priors) == {"visual", "speech", "text"}
+
+
+def test_a_setting_of_a_newer_vfindex_is_ignored(folder: Path) -> None:
+    with writing(folder) as writer:
+        stored = json.loads(writer.catalog.get("setup") or "")
+        writer.catalog.put("setup", json.dumps({**stored, "not yet invented": 0.5}))
+    with writing(folder) as writer:
+        assert writer.setup() == SETUP
+
+
+def test_versions_from_before_imputed_words_read_libraries_without_them(folder: Path) -> None:
+    with writing(folder) as writer:
+        assert "imputed_share" not in json.loads(writer.catalog.get("setup") or "")
+        writer.install(replace(SETUP, imputed_share=0.15), LibraryMeta(writer.catalog).priors, {})
+        assert writer.setup() == replace(SETUP, imputed_share=0.15)
 
 
 def test_a_tail_is_found_before_it_is_published(folder: Path) -> None:
