@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vfindex.indexer.speech.cues import Cue, Line, collapse, cue, timed
+from vfindex.indexer.speech.cues import MAX_SPEAKERS, Cue, Line, collapse, cue, timed
 
 MAX_TIME_S = 100 * 3600.0  # the largest two-digit hour; later times are typing errors or overflow
 MAX_CUE_S = 600.0  # a cue shown for longer is a watermark or a broken end time
@@ -247,13 +247,21 @@ def _markup_free_lines(lines: Sequence[str]) -> Said:
 
 def _voiced(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each line without voice tags, and who says it: a voice lasts to the next tag, over ends of lines."""
-    voice = ""
+    voices: tuple[str, ...] = ()
+    is_silent = False  # nothing said yet by the last one
     for line in lines:
-        names, at = [], 0
+        names: list[str] = []
+        at = 0
         for tag in _VOICE.finditer(line):
-            names += [voice] if voice and line[at : tag.start()].strip() else []
-            voice, at = tag[1] or "", tag.end()
-        names += [voice] if voice and line[at:].strip() else []
+            if line[at : tag.start()].strip():
+                names += voices
+                is_silent = False
+            before = voices if is_silent else ()
+            voices = () if tag[1] is None else (*before, tag[1])[:MAX_SPEAKERS]
+            is_silent, at = bool(voices), tag.end()
+        if line[at:].strip():
+            names += voices
+            is_silent = False
         yield _VOICE.sub(" ", line), names
 
 

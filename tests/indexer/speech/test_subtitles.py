@@ -90,6 +90,8 @@ def test_webvtt_blocks_are_not_speech() -> None:
         ("<v Ann>Hello <v Bob>Hi <v Ann>Bye", "Hello Hi Bye", ("Ann", "Bob")),
         ("<v\tAnn  Lee >Hello", "Hello", ("Ann Lee",)),
         ("<v Ann>Hello</v><v Bob>Hi</v>", "Hello Hi", ("Ann", "Bob")),
+        ("<v Ann><v Bob>Hello</v></v>", "Hello", ("Ann", "Bob")),
+        ("<v Ann>\n<v Bob>Hello\n<v Cid>Hi", "Hello Hi", ("Ann", "Bob", "Cid")),
         ("<v Ann <3>Hello", "Hello", ("Ann <3",)),
         ("<v R2 <2020>Hello", "Hello", ("R2 <2020",)),
         ("<v Tom &lt;&#51; &gt; <i>Hi</i>", "Hi", ("Tom <3 > <i",)),
