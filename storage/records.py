@@ -275,9 +275,14 @@ class Playability:
     reason: str
 
 
+# People and programs give times in thousandths, and some containers round theirs: a frame that begins this near to an
+# edge of a span begins there.
+ROUNDING_S = 0.001
+
+
 @dataclass(frozen=True, slots=True)
 class CutPart:
-    """A span of a file to cut out, [start_s, end_s) of its presentation times."""
+    """A span of a file to cut out, [start_s, end_s) of its presentation times, up to ROUNDING_S."""
 
     path: bytes
     start_s: float

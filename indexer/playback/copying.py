@@ -10,6 +10,7 @@ from av.packet import Packet
 from vfindex.indexer.media.clock import REORDERED
 from vfindex.indexer.media.container import Refusal, packet_time
 from vfindex.indexer.playback.output import ENCODE_STEP, Muxer
+from vfindex.storage.records import ROUNDING_S
 
 
 @dataclass
@@ -23,6 +24,16 @@ class Window:
     end_s: float
     zero_s: float
     base_s: float = 0.0
+
+    @property
+    def first_s(self) -> float:
+        """The latest time at which the frame begins that is shown at the start."""
+        return self.start_s + ROUNDING_S
+
+    @property
+    def beyond_s(self) -> float:
+        """The time from which on frames begin that are not shown any more."""
+        return max(self.end_s - ROUNDING_S, min(self.end_s, self.first_s))
 
     def out_s(self, time_s: float) -> float:
         """Return the time in the output of a time of the source."""
@@ -71,9 +82,9 @@ class CopiedVideo:
             self._hold(packet)
             return
         self._backfill(packet)
-        if packet.dts * packet.time_base >= self._window.end_s:
+        if packet.dts * packet.time_base >= self._window.beyond_s:
             self.is_done = True
-        elif time_s >= self._window.end_s:
+        elif time_s >= self._window.beyond_s:
             self._beyond.append(packet)
         else:
             for each in (*self._beyond, packet):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from av.audio.stream import AudioStream
@@ -15,7 +16,7 @@ from vfindex.indexer.playback.codecs import codec_of
 from vfindex.indexer.playback.copying import CopiedAudio, CopiedVideo, Window
 from vfindex.indexer.playback.output import ENCODE_STEP, FilePipe, Muxer, Send, file_output, written
 from vfindex.indexer.playback.picture import EDITED, TICK, DecodedVideo, VideoEncoder
-from vfindex.indexer.playback.sound import AudioEncoder, DecodedAudio
+from vfindex.indexer.playback.sound import RATE_HZ, AudioEncoder, DecodedAudio
 from vfindex.indexer.playback.spans import AudioTrack, VideoTrack, audio_at, follow
 
 MAX_TRACKS = 16
@@ -27,7 +28,7 @@ def cut(paths: Sequence[bytes], order: Mapping[str, Any], send: Send, beat: Beat
     """Send the file, and return the fields of its end. order: see `player`. Raises Refusal, FFmpegError."""
     pipe = FilePipe(send)
     output = file_output(pipe, order["timecode"])
-    made = _Encoded(output) if order["exact"] else _Copied(output)
+    made = _Encoded(output, _sounds(paths)) if order["exact"] else _Copied(output)
     spans: list[tuple[float, float]] = []
     errors: list[str] = []
     base_s = 0.0
@@ -46,15 +47,42 @@ def _add(made: _Copied | _Encoded, path: bytes, window: Window, beat: Beat) -> t
     """Add a span; return where it ended, and why early, or ""."""
     source = open_source(path)
     try:
-        tracks = [s.index for s in source.container.streams.audio if s.codec_context is not None][:MAX_TRACKS]
+        tracks = [stream.index for stream in _heard(source)]
         if isinstance(made, _Encoded):
             prime(source)
-        source, feed = packets_from(source, window.start_s, tracks, beat)
+        source, feed = packets_from(source, window.first_s, tracks, beat)
         video, audio = made.tracks(source, tracks, window)
         error = follow(source, feed, window, video, audio, beat)
         return video.end_s, error
     finally:
         source.close()
+
+
+def _heard(source: Source) -> list[AudioStream]:
+    return [stream for stream in source.container.streams.audio if stream.codec_context is not None][:MAX_TRACKS]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """A track of audio of all parts: the most channels that it has in one, and its first language."""
+
+    channels: int
+    language: str | None
+
+
+def _sounds(paths: Sequence[bytes]) -> list[_Sound]:
+    """Return the tracks of audio of a film of these files: as many as the file with the most has. Raises Refusal."""
+    found: list[_Sound] = []
+    for path in dict.fromkeys(paths):
+        source = open_source(path)
+        try:
+            of_file = [_Sound(len(each.codec_context.layout.channels), each.language) for each in _heard(source)]
+        finally:
+            source.close()
+        pairs = zip(found, of_file, strict=False)
+        both = [_Sound(max(a.channels, b.channels), a.language or b.language) for a, b in pairs]
+        found = [*both, *found[len(both) :], *of_file[len(both) :]]
+    return found
 
 
 class _Copied:
@@ -89,7 +117,8 @@ class _Copied:
         try:
             return Muxer.copying(self._output, stream)
         except Refusal:
-            return _encoder(self._output, stream)
+            channels = len(stream.codec_context.layout.channels)
+            return AudioEncoder(self._output, channels, primed=True, language=stream.language)
 
     def finish(self, out_s: float) -> None:
         """Write what the encoders hold."""
@@ -101,36 +130,37 @@ class _Copied:
 class _Encoded:
     """Frames and samples from the very start to the very end of each span, in the size of the first part."""
 
-    def __init__(self, output: OutputContainer) -> None:
-        self._output = output
+    def __init__(self, output: OutputContainer, sounds: Sequence[_Sound]) -> None:
+        """sounds: tracks of audio; one that a part lacks is silent there."""
+        self._output, self._sounds = output, sounds
         self._video: VideoEncoder | None = None
         self._audio: list[AudioEncoder] = []
 
     def tracks(
         self, source: Source, indices: Sequence[int], window: Window
     ) -> tuple[VideoTrack, dict[int, AudioTrack]]:
-        """Return the tracks of a part: as many of audio as the first part has."""
+        """Return the tracks of a part."""
         if self._video is None:
             tick = source.clock.tick
             is_fine = tick.numerator == 1 and tick.denominator in FINE_BASES
             self._video = VideoEncoder(self._output, EDITED, tick if is_fine else TICK, source.video.average_rate)
-            self._audio = [_encoder(self._output, audio_at(source, index)) for index in indices]
+            self._audio = [
+                AudioEncoder(self._output, each.channels, primed=True, language=each.language) for each in self._sounds
+            ]
+        for encoder in self._audio:
+            encoder.silence(round(window.base_s * RATE_HZ))
         audio: dict[int, AudioTrack] = {}
         for index, encoder in zip(indices, self._audio, strict=False):
             audio[index] = DecodedAudio(encoder, window)
         return DecodedVideo(source, self._video, window), audio
 
     def finish(self, out_s: float) -> None:
-        """Write what the encoders hold; the last frame is shown until `out_s`."""
+        """Write what the encoders hold; the last frame is shown, and all audio lasts, until `out_s`."""
         if self._video is not None:
             self._video.finish(out_s)
         for each in self._audio:
+            each.silence(round(out_s * RATE_HZ))
             each.finish()
-
-
-def _encoder(output: OutputContainer, stream: AudioStream) -> AudioEncoder:
-    channels = len(stream.codec_context.layout.channels)
-    return AudioEncoder(output, channels, primed=True, language=stream.language)
 
 
 def _kind(stream: VideoStream | AudioStream) -> tuple[object, ...]:

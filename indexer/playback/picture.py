@@ -261,10 +261,10 @@ class DecodedVideo:
                 self._frame(frame, time_s)
 
     def _frame(self, frame: VideoFrame, time_s: float) -> None:
-        if time_s >= self._window.end_s:
+        if time_s >= self._window.beyond_s:
             self.is_done = True
             return
-        if time_s <= self._window.start_s:
+        if time_s <= self._window.first_s:
             self._before = frame
             return
         self._show_before()

@@ -37,7 +37,7 @@ def stream(path: bytes, order: Mapping[str, Any], send: Send, beat: Beat) -> dic
         if not chosen.video:
             prime(source)
         heard = () if chosen.audio is None else (chosen.audio,)
-        source, feed = packets_from(source, window.start_s, heard, beat)
+        source, feed = packets_from(source, window.first_s, heard, beat)
         return _Span(source, chosen, window, send).send(feed, beat)
     finally:
         source.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 from vfindex.search.export.selection import Excerpt
-from vfindex.search.export.timeline import frames_of
+from vfindex.search.export.timeline import frame_count
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.records import CutEnd
+from vfindex.storage.records import ROUNDING_S, CutEnd
 
 # A cut at a keyframe that begins this much before its moment is said.
 _EARLY_S = 0.1
@@ -16,14 +18,16 @@ _EARLY_S = 0.1
 def start_timecode(excerpts: Sequence[Excerpt], *, exact: bool) -> str | None:
     """Return the time code of the first frame of an exact cut of one excerpt, None where its file states none.
 
-    A copy begins at the keyframe before, whose time code is not known.
+    That frame is the one shown at the start, as in the cut. A copy begins at the keyframe before, whose time code is
+    not known.
     """
     first = excerpts[0]
     source = first.source
     if not exact or len(excerpts) > 1 or source.start_timecode is None or source.rate is None or source.varies:
         return None
     base = source.timebase
-    return base.timecode(source.first_frame(base) + frames_of(first, base)[0])
+    shown = math.floor(Fraction(first.start_s - source.start_s + ROUNDING_S) * base.rate)
+    return base.timecode(source.first_frame(base) + min(max(0, shown), frame_count(source, base) - 1))
 
 
 def present(excerpts: Sequence[Excerpt], file: Callable[[str], object]) -> tuple[tuple[Excerpt, ...], tuple[str, ...]]:

@@ -145,6 +145,21 @@ def test_what_cannot_be_copied_says_so(player: MediaPlayer, sources: Path, name:
         cut(player, [CutPart(bytes(sources / name), 1.0, 2.0)], exact=False)
 
 
+@pytest.mark.parametrize(("exact", "keyframe_s"), [(True, 1.0), (False, 0.001)])
+def test_times_rounded_to_thousandths_add_no_frame(
+    player: MediaPlayer, tmp_path: Path, exact: bool, keyframe_s: float
+) -> None:
+    """Of the shot before or after, shown for less than a thousandth of a second."""
+    path = make_numbered(tmp_path / "a.mov", fps=NTSC, time_base=1 / NTSC, codec="libx264", keyframe_s=keyframe_s)
+    shifts = set()
+    for first in (31, 32, 33):
+        start_s, end_s = (round(float(index / NTSC), 3) for index in (first, first + 6))
+        shifts.add((start_s < first / NTSC, end_s > (first + 6) / NTSC))
+        made, _ = cut(player, [CutPart(bytes(path), start_s, end_s)], exact=exact)
+        assert made.numbers == list(range(first, first + 6))
+    assert shifts == {(True, True), (False, True), (True, False)}
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_spans_are_joined_in_the_order_given(player: MediaPlayer, sources: Path, exact: bool) -> None:
     path = bytes(sources / "tracks.mp4")
@@ -171,6 +186,16 @@ def test_other_videos_join_exactly_in_the_shape_of_the_first(
     assert made.numbers[:25] == list(range(25)) and made.numbers[-1] == 59
     assert set(made.numbers[25:50]) == {0b00011000}, "a tall picture has black bars on both sides"
     assert end.duration_s == pytest.approx(3.0)
+
+
+def test_sound_of_later_parts_is_kept(player: MediaPlayer, sources: Path) -> None:
+    silent, heard = (bytes(sources / name) for name in ("25_long_gop.mp4", "tracks.mp4"))
+    data, _ = cut_bytes(player, [CutPart(path, 1.0, 2.0) for path in (silent, heard, silent)], exact=True)
+    assert read(data).languages == read(sources / "tracks.mp4").languages
+    with av.open(io.BytesIO(data)) as file:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=1)])
+    levels = [float(np.abs(samples[round(48_000 * at_s) :][:24_000]).max()) for at_s in (0.25, 1.25, 2.25)]
+    assert levels[1] > 0.05 and max(levels[0], *levels[2:]) < 0.001
 
 
 def test_a_turned_video_is_upright_in_an_exact_cut(player: MediaPlayer, tmp_path: Path) -> None:
