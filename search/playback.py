@@ -15,7 +15,7 @@ from vfindex.search.query.values import is_number
 from vfindex.search.results import Record
 from vfindex.search.stills import file_of
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import NoDecoder, QueryError
 from vfindex.storage.records import CutEnd, CutPart, Playability, Rung
 
 # Of one stream: a page asks for the next one as it nears the end.
@@ -90,7 +90,7 @@ class Playback(Record):
 
 
 def playback_of(player: Player | None, video: StoredVideo) -> Playback:
-    """Return how a browser plays a video. Raises UsageError, LibraryError, VideoError."""
+    """Return how a browser plays a video. Raises NoDecoder, LibraryError, VideoError."""
     path = file_of(video)
     found = _given(player).playability(path)
     return Playback(
@@ -103,7 +103,7 @@ def stream_of(
 ) -> MediaStream:
     """Return a span of a video as media, at most SPAN_S of it.
 
-    Raises UsageError, QueryError, LibraryError, VideoError, Overloaded.
+    Raises NoDecoder, QueryError, LibraryError, VideoError, Overloaded.
     """
     for name, time_s in (("start_s", start_s), ("end_s", end_s)):
         if not (is_number(time_s) or (name == "end_s" and time_s is None)):
@@ -125,7 +125,7 @@ def cut_of(
     exact: bool,
     timecode: str | None,
 ) -> CutEnd:
-    """Write one MP4 file of spans of videos. Raises UsageError, QueryError, LibraryError, VideoError, Overloaded."""
+    """Write one MP4 file of spans of videos. Raises NoDecoder, QueryError, LibraryError, VideoError, Overloaded."""
     parts = []
     for video, start_s, end_s in spans:
         if not (is_number(start_s) and is_number(end_s) and start_s < end_s):
@@ -141,5 +141,5 @@ def cut_of(
 
 def _given(player: Player | None) -> Player:
     if player is None:
-        raise UsageError("this service plays no videos; open it with SearchService(folder, player=MediaPlayer())")
+        raise NoDecoder("this service plays no videos; open it with SearchService(folder, player=MediaPlayer())")
     return player

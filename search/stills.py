@@ -11,7 +11,7 @@ from typing import Protocol
 from vfindex.search.query.values import is_number
 from vfindex.search.results import Still
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import LibraryError, QueryError, UsageError
+from vfindex.storage.errors import LibraryError, NoDecoder, QueryError
 from vfindex.storage.records import EncodedFrame, FileFacts
 
 # Longest side of the images where none is given: legible on a page, and some 30 kB each.
@@ -44,9 +44,9 @@ class VideoFile:
 
 
 def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[float], size_px: int) -> list[Still]:
-    """Return the frames of a video at some times. Raises UsageError, QueryError, LibraryError, VideoError."""
+    """Return the frames of a video at some times. Raises NoDecoder, QueryError, LibraryError, VideoError."""
     if reader is None:
-        raise UsageError("this service decodes no frames; open it with SearchService(folder, frames=FrameDecoder())")
+        raise NoDecoder("this service decodes no frames; open it with SearchService(folder, frames=FrameDecoder())")
     _check(times_s, size_px)
     path = file_of(video)
     times = [min(max(float(time_s), video.start_s), video.last_s) for time_s in times_s]

@@ -17,7 +17,8 @@ VfindexError
 ├── QueryError          the question
 │   └── QueryTimeout    took longer than it may
 └── UsageError          options that contradict each other or the library; exit code 2
-    └── EditConflict    somebody else has changed what was to be changed
+    ├── EditConflict    somebody else has changed what was to be changed
+    └── NoDecoder       opened without what decodes videos
 """
 
 from __future__ import annotations
@@ -137,6 +138,10 @@ class UsageError(VfindexError):
 
 class EditConflict(UsageError):
     """Somebody else has changed what was to be changed."""
+
+
+class NoDecoder(UsageError):
+    """A service was asked for media, and opened without what decodes videos."""
 
 
 def problem_json(problem: Problem | None) -> str | None:

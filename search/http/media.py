@@ -31,7 +31,7 @@ from vfindex.search.http.settings import Limits
 from vfindex.search.playback import MediaStream, Playback
 from vfindex.search.service import SearchService
 from vfindex.search.stills import MAX_SIZE_PX, MIN_SIZE_PX, SIZE_PX
-from vfindex.storage.errors import LibraryError, QueryError, UsageError, VideoError
+from vfindex.storage.errors import LibraryError, NoDecoder, QueryError, VideoError, counted
 from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import ClipKey
 
@@ -53,6 +53,8 @@ _SPAN = (
 CUT = "mp4"
 # Of one cut: its file lies in the temporary folder until it is sent.
 MAX_CUT_S = 1800.0
+# Of the notes in a header: clients and proxies refuse long ones, some from 4 or 8 KiB on.
+MAX_NOTES_CHARS = 3000
 _EXPORTED = (
     Param("format", "text", "Of the file.", required=True, choices=(*FORMATS, CUT)),
     Param("q", "text", "Export the hits of this query."),
@@ -207,9 +209,15 @@ class Media:
 
 
 def _attachment(name: str, notes: Sequence[str]) -> dict[str, str]:
-    """Return the headers of a file to save. name: of letters, digits and dashes."""
+    """Return the headers of a file to save. name: of letters, digits and dashes. Of many notes, the first."""
+    shown, room = list(notes), MAX_NOTES_CHARS
+    for number, note in enumerate(notes):
+        room -= len(quote(json.dumps(note)))
+        if room < 0:
+            shown[number:] = [f"{counted(len(notes) - number, 'further note')} left out"]
+            break
     headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-    return headers | ({"vfindex-notes": quote(json.dumps(notes))} if notes else {})
+    return headers | ({"vfindex-notes": quote(json.dumps(shown))} if shown else {})
 
 
 def _write_at(handle: int, at: int, data: bytes) -> None:
@@ -228,7 +236,7 @@ def _decoding() -> Iterator[None]:
     """Raise Refusal where the service has nothing that decodes videos, as without the extra `index`."""
     try:
         yield
-    except UsageError as exc:
+    except NoDecoder as exc:
         reason = "this server decodes no videos; where it runs, install: pip install 'vfindex[index]'"
         raise Refusal(501, "NotHere", reason) from exc
 

@@ -77,7 +77,7 @@ class Param:
             return f"one of {', '.join(self.choices)}"
         if self.fields:
             return f"an object with {', '.join(each.name for each in self.fields)}"
-        bounds = f" of {self.least or 0:,g} to {self.most:,g}" if self.most is not None else ""
+        bounds = f" of {self.least or 0:,.0f} to {self.most:,.0f}" if self.most is not None else ""
         if self.kind == "array":
             return f"a list{bounds} values"
         return f"{_WORDS[self.kind]}{bounds}{' characters' if bounds and self.kind == 'string' else ''}"

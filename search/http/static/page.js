@@ -327,10 +327,10 @@ const download = attempt(async (path) => {
   say("exporting …");
   const answer = await fetch(root + path);
   if (!answer.ok) throw new Error((await answer.json()).error.message);
-  const named = /filename\*=UTF-8''([^;]+)/.exec(answer.headers.get("content-disposition") ?? "");
+  const named = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition") ?? "");
   const notes = JSON.parse(decodeURIComponent(answer.headers.get("vfindex-notes") ?? "%5B%5D"));
   const address = URL.createObjectURL(await answer.blob());
-  element("a", { href: address, download: named ? decodeURIComponent(named[1]) : "export" }).click();
+  element("a", { href: address, download: named ? named[1] : "export" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
   say(notes.length ? notes.join(" ") : "exported");
 });

@@ -21,7 +21,7 @@ from vfindex.search.query.image import Pictures
 from vfindex.search.query.parser import parse
 from vfindex.search.service import SearchService
 from vfindex.storage.encoders.pixels import Pixels
-from vfindex.storage.errors import LibraryLocked, QueryError
+from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.maintenance.removal import RemovalSettings, forget_path
 from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import ClipKey, CutEnd
@@ -274,6 +274,33 @@ def test_a_cut_joins_moments(folder: Path) -> None:
             assert site.get(f"/export?format=mp4&{asked}").error == (400, error)
     with SearchService(folder) as service, serving(service) as site:
         assert site.get("/export?format=mp4&video=v1").error == (501, "NotHere")
+
+
+def test_a_cut_that_is_refused_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> CutEnd:
+        raise UsageError("these two do not go together")
+
+    monkeypatch.setattr(Cutter, "cut", refused)
+    with SearchService(folder, player=Cutter()) as service, serving(service) as site:
+        answer = site.get("/export?format=mp4&video=v1")
+        assert answer.error == (400, "UsageError")
+        assert "these two do not go together" in answer.body.decode()
+
+
+def test_many_notes_fit_into_a_header(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients refuse lines of more than 64 KiB, proxies answers whose headers have more than 4."""
+
+    def early(_: Any, parts: Any, write: Any, **__: Any) -> CutEnd:
+        write(0, b"media")
+        return CutEnd(tuple((each.start_s - 1, each.end_s) for each in parts), 10.0, "it is damaged: " + "é" * 5000)
+
+    monkeypatch.setattr(Cutter, "cut", early)
+    with SearchService(folder, player=Cutter()) as service, serving(service) as site:
+        site.post("/marks", {"clip": "v2:0", "list": "cut"})
+        header = site.get("/export?format=mp4&list=cut").headers["vfindex-notes"]
+    assert len(header) < 4000
+    first, last = json.loads(unquote(header))
+    assert "begins 1.0 s before its moment" in first and last == "1 further note left out"
 
 
 class Cutter:
