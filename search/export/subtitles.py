@@ -6,6 +6,7 @@ back as spoken.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ def _moved(excerpt: Excerpt, by_s: float) -> Iterator[Cue]:
 
 def _without_arrows(lines: tuple[str, ...]) -> str:
     """Return lines as one text of SubRip, in which an arrow would begin another cue."""
-    return "\n".join(lines).replace("-->", "->")
+    return re.sub("-{2,}>", "->", "\n".join(lines))
 
 
 def _escaped(text: str) -> str:

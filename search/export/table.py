@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 
 from vfindex.search.export.selection import Excerpt, Selection, one_line
@@ -17,6 +18,8 @@ COLUMNS = (
 # A cell that begins with one of these is a formula in some spreadsheet (OWASP, CSV injection); the last four are the
 # full-width forms.
 _FORMULAS = ("=", "+", "-", "@", "|", "%", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# In languages with a decimal comma, spreadsheets divide cells at semicolons too, and drop quotation marks.
+_FORMULAS_WITHIN = re.compile(rf';(?=[\s"]*[{re.escape("".join(_FORMULAS))}])')
 # Without it, spreadsheets take UTF-8 for the system's old encoding.
 _MARK = "\ufeff"
 
@@ -44,8 +47,8 @@ def _row(excerpt: Excerpt) -> Iterator[object]:
 
 
 def _cell(value: object) -> str:
-    """Return a cell on one line; a number stays one, a text that could be a formula begins with a quote."""
-    text = one_line(str(value))
+    """Return a cell on one line; a number stays one, in a text what could be a formula begins with a quote."""
+    text = _FORMULAS_WITHIN.sub(";'", one_line(str(value)))
     if text.startswith(_FORMULAS) and not _is_number(text):
         return f"'{text}"
     return text

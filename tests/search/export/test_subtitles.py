@@ -81,6 +81,12 @@ def test_only_what_is_said_within_the_span_and_never_nothing() -> None:
         write_srt(selection((WHOLE, 0, 10)), None, 0.0)
 
 
+@pytest.mark.parametrize("text", ["a --> b", "a ---> b", "a ------>> b", "-->", "--\u200b>", "-\x00->"])
+def test_no_text_is_an_arrow_of_subrip(text: str) -> None:
+    made = write_srt(selection((WHOLE, 0, 4000), words=(Segment(1.0, 2.0, text, "sidecar"),)), None, 0.0).decode()
+    assert made.splitlines()[1] == "00:00:01,000 --> 00:00:02,000" and "-->" not in "".join(made.splitlines()[2:])
+
+
 def test_a_text_of_control_characters_is_no_cue() -> None:
     words = (Segment(1.0, 2.0, "\x00\x01", "sidecar"), *WORDS[:1])
     assert write_srt(selection((WHOLE, 0, 4000), words=words), None, 0.0).decode().count("-->") == 1
@@ -138,7 +144,7 @@ CHAPTERS = (Segment(0.0, 60.0, "Intro\n<begin>", "chapter", track="text"),)
 def test_chapters_are_titles_on_one_line_and_no_speech(tmp_path: Path) -> None:
     made = write_vtt(replace(selection((WHOLE, 0, 4000), words=CHAPTERS), tracks=("text",)), None, 0.0)
     assert made.decode() == "WEBVTT\nKind: chapters\n\n00:00:00.000 --> 00:01:00.000\nIntro &lt;begin&gt;\n"
-    assert [each.lines for each in read_cues(made.decode()).cues] == [("Intro <begin>",)]
+    assert [each.text for each in read_cues(made.decode()).cues] == ["Intro <begin>"]
     path = tmp_path / "film.vtt"
     path.write_bytes(made)
     assert read_sidecar(bytes(path)).oddities == (("kind", "it holds chapters, no speech"),)

@@ -43,6 +43,22 @@ def test_no_cell_is_a_formula(text: str) -> None:
     assert row["text"].startswith("'") and row["note"].startswith("'")
 
 
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("dog;=1+1", "dog;'=1+1"),
+        ('dog; "=1+1"', 'dog;\' "=1+1"'),
+        ("a;b;@SUM(A1)", "a;b;'@SUM(A1)"),
+        ("a; b; 2", "a; b; 2"),
+    ],
+)
+def test_no_cell_is_a_formula_where_semicolons_divide_cells(text: str, cell: str) -> None:
+    """Spreadsheets divide at the list separator of the system: in German, French or Spanish the semicolon."""
+    one = selection((source(), 0, 1))
+    [row] = rows(write_csv(replace(one, excerpts=(replace(one.excerpts[0], text=text),))))
+    assert row["text"] == cell
+
+
 def test_numbers_below_zero_stay_numbers() -> None:
     one = selection((source(), 0, 1))
     assert rows(write_csv(replace(one, excerpts=(replace(one.excerpts[0], score=-1.5),))))[0]["score"] == "-1.5"
