@@ -55,7 +55,8 @@ def command(
         str | None, typer.Option(metavar="FPS", help="Frame rate of the timeline, as 25 or 29.97df.")
     ] = None,
     offset: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Where the timeline begins.  [default: 0; of an edl 1:00:00]")
+        str | None,
+        typer.Option(metavar="TIME", help="Start time code of the timeline.  [default: 0; of an edl 1:00:00]"),
     ] = None,
     track: Annotated[
         str | None,

@@ -75,6 +75,10 @@ class Timebase:
         """Return the number of the frame that begins nearest to a time, the later of two."""
         return math.floor(Fraction(time_s) * self.rate + Fraction(1, 2))
 
+    def frame_named(self, clock_s: float) -> int:
+        """Return the number of the frame whose time code reads a time: 108,000 for an hour of 29.97, not 107,892."""
+        return self.frame_at(clock_s) if self.drop else round(Fraction(clock_s) * self.per_second)
+
     def time_s(self, frame: int) -> Fraction:
         """Return when a frame begins."""
         return frame / self.rate

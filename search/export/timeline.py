@@ -42,12 +42,12 @@ class Timeline:
 def timeline_of(selection: Selection, base: Timebase | None, start_s: float, source_rate: bool = True) -> Timeline:
     """Return the excerpts on a timeline. base: its rate; None: that of most of the material, see `common_base`.
 
-    source_rate: count the frames of a file at its own rate, not at that of the timeline. Raises UsageError for a video
-    of unknown rate where `base` is None or `source_rate` is set.
+    start_s: what the time code of its first frame reads. source_rate: count the frames of a file at its own rate, not
+    at that of the timeline. Raises UsageError for a video of unknown rate where `base` is None or `source_rate` is set.
     """
     excerpts = selection.once().excerpts
     base = common_base(excerpts) if base is None else base
-    start = at = base.frame_at(start_s)
+    start = at = base.frame_named(start_s)
     events = []
     for excerpt in excerpts:
         of = excerpt.source.timebase if source_rate and excerpt.source.rate else base

@@ -65,7 +65,7 @@ _EXPORTED = (
     Param("start_s", "number", "Of a video: where the part to export begins, in seconds."),
     Param("end_s", "number", "Of a video: where it ends."),
     Param("rate", "text", "Frame rate of a timeline, as 25, 23.976 or 29.97df; without one, that of the videos."),
-    Param("offset_s", "number", "Where a timeline begins, in seconds."),
+    Param("offset_s", "number", "The start time code of a timeline, in seconds: 3600 is 01:00:00:00."),
     Param("track", "text", "Of srt and vtt: whose text; without one, what is said.", choices=timed_text_modalities()),
     Param("exact", "boolean", "Of mp4: encode again from the very frame, instead of copying from the keyframe before."),
 )

@@ -61,6 +61,11 @@ def test_drop_frame_follows_the_clock(time_s: int) -> None:
     )  # ST 12-1: 2.6 frames a day, and 2 within a minute
 
 
+@pytest.mark.parametrize("base", [Timebase(rate) for rate in (Fraction(24000, 1001), Fraction(25), NTSC)] + [DF])
+def test_a_timeline_begins_with_the_time_code_asked_for(base: Timebase) -> None:
+    assert base.timecode(base.frame_named(3600.0)).replace(";", ":") == "01:00:00:00"
+
+
 def test_a_day_begins_anew() -> None:
     assert Timebase(Fraction(25)).timecode(25 * 86_400 + 3) == "00:00:00:03"
     assert DF.timecode(DF.frame("23:59:59;29") + 1) == "00:00:00;00"
