@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,6 @@ from vfindex.storage.machine import usable_cores
 if TYPE_CHECKING:
     from vfindex.cli.started_run import RunStarter
     from vfindex.search.engine import SearchEngine
-    from vfindex.search.http.server import Address
     from vfindex.search.http.sessions import Sessions
     from vfindex.search.mcp.server import ToolServer
     from vfindex.search.service import SearchService
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 NAME = "serve"
 EXAMPLE = "vfindex serve --open"
+# Hosts that stand for all addresses of this machine, each with the one for itself.
+_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def command(
@@ -89,7 +91,9 @@ def command(
             limits=Limits(searches=max(Limits().searches, usable_cores())),
         )
         sessions = Sessions(settings)
-        page = _page(address, port, settings)
+        page = _page(host, port, settings)
+        if host in _ALL:
+            say(f"other machines reach it at {_page(gethostname(), port, settings)}")
         ready = partial(_ready, page, sessions, settings, open_=open_)
         runs = opened.enter_context(_run_starter(folders[0])) if allow_write else None
         app = create_app(service, settings, sessions, Tools(_Pictures(), runs, _agents(service, opened)))
@@ -119,9 +123,7 @@ def _tokens(host: str, *, wanted: bool, proxied: bool) -> Tokens | None:
 
 def _hosts(host: str, named: Iterable[str]) -> frozenset[str]:
     """Return the names that clients may use."""
-    import socket
-
-    own = () if is_loopback(host) else (socket.gethostname(),)
+    own = () if is_loopback(host) else (gethostname(),)
     return frozenset(name.lower().strip("[]") for name in (*LOOPBACK_NAMES, host, *own, *named))
 
 
@@ -161,9 +163,9 @@ class _Pictures:
         return self._decoder.read_picture(data, name, size_px)
 
 
-def _page(address: Address, port: int, settings: Settings) -> str:
-    """Return the address of the search page."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+def _page(host: str, port: int, settings: Settings) -> str:
+    """Return the address of the search page, on this machine for a host that stands for all of its addresses."""
+    host = _ALL.get(host, host)
     scheme = "https" if settings.secure else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{settings.root_path}/"
 

@@ -46,6 +46,12 @@ def serving(library: Path, *arguments: str, **env: str) -> Iterator[tuple[subpro
             process.kill()
 
 
+def test_the_address_for_other_machines_is_printed(library: Path) -> None:
+    with serving(library, "--host", "0.0.0.0", VFINDEX_TOKEN="t" * 40) as (_, page, lines):
+        port = int(re.sub(r"http://127\.0\.0\.1:(\d+)/login.*", r"\1", page))
+        assert lines[-1] == f"other machines reach it at http://{socket.gethostname()}:{port}/\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_starts_without_torch_answers_and_stops(library: Path, number: int) -> None:
     with serving(library) as (process, page, lines):
