@@ -48,7 +48,9 @@ class Target:
             raise UsageError("tags go next to each video with --beside, or into the folder --output, one of them")
         if self.format in SIDECARS or self.single:
             if self.path is not None and not self.path.is_dir():
-                raise UsageError(f"{self.path} is no folder; make it first: mkdir {self.path}")
+                raise UsageError(
+                    f"several files go into a folder, and {self.path} is no folder; make it first: mkdir {self.path}"
+                )
         elif self.path is not None:
             check_new_file(self.path, "--output", force=self.force)
 
@@ -67,11 +69,13 @@ class Target:
 
     def write_files(self, service: SearchService, selection: Selection) -> bool:
         """Write cuts, or tags; return whether all is well. Raises UsageError, LibraryError, VideoError."""
+        from vfindex.search.export.formats import NOTHING
+
         for note in selection.notes:
             say(note)
         excerpts = selection.once().excerpts
         if not excerpts:
-            say("there is nothing to export")
+            say(NOTHING)
             return False
         if self.format in SIDECARS:
             return self._write_sidecars(selection)

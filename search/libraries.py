@@ -13,7 +13,7 @@ from typing import Self
 from vfindex.search.engine import SearchEngine, library_path, naming
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import LibraryError, QueryError, UsageError
+from vfindex.storage.errors import LibraryError, QueryError, UsageError, counted
 from vfindex.storage.library import Library
 
 
@@ -53,7 +53,9 @@ class OpenLibraries:
     def alone(self, number: int) -> Self:
         """Return the service of one of the libraries, from 0, which shares its engine. Raises QueryError."""
         if number not in range(len(self.engines)):
-            raise QueryError(f"there is no library {number}; there are {len(self.engines)}, from 0")
+            raise QueryError(
+                f"there is no library {number}; of {counted(len(self.engines), 'library')}, the first is 0"
+            )
         one = copy(self)
         one.engines = [self.engines[number]]
         one.folder = one.engines[0].folder

@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 NAME = "mcp"
 EXAMPLE = "vfindex mcp --print-config claude-code"
 Client = Literal["claude-desktop", "claude-code", "cursor", "vscode", "codex", "gemini"]
-# Where each client keeps its servers.
+# Where each client that no command sets up keeps its servers.
 _PLACES = {
     "claude-desktop": "claude_desktop_config.json (Settings, Developer, Edit Config)",
-    "claude-code": "a terminal",
     "cursor": "~/.cursor/mcp.json, or .cursor/mcp.json of a project",
     "vscode": ".vscode/mcp.json of a folder, or what 'MCP: Open User Configuration' opens",
-    "codex": "a terminal",
     "gemini": "~/.gemini/settings.json, or .gemini/settings.json of a project",
 }
 # Clients that a command sets up, up to the server's name; --env and the server's own command line follow.
@@ -105,7 +103,7 @@ def _ending(target: ExportFolder | None) -> Callable[[int, object], None]:
 
 def _print_config(client: Client, folders: list[Path], export_folder: Path | None) -> None:
     line, environment = _command_line(folders, export_folder), _environment()
-    say(f"for {_PLACES[client]}:")
+    say("run in a terminal:" if client in _COMMANDS else f"put into {_PLACES[client]}:")
     if client in _COMMANDS:
         given = [word for name, text in environment.items() for word in ("--env", f"{name}={text}")]
         print(shlex.join([*_COMMANDS[client], *given, "--", *line]))

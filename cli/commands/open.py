@@ -41,7 +41,7 @@ def command(
         raise VfindexError(f"{path} is not there; mount its disk, or search again")
     program, arguments = _player(path, max(0.0, hit.start_s - _begin_s(path)))
     if program not in _PLAYERS:
-        say(f"the moment is at {clock(hit.start_s, tenths=True)}; mpv or VLC would begin there")
+        say(f"the moment is at {clock(hit.start_s, tenths=True)}; install mpv or VLC to begin there")
     sys.stdout.flush()
     try:
         os.execvp(program, [program, *arguments])

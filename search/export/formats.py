@@ -21,6 +21,8 @@ from vfindex.storage.modalities import ModalityName, text_tracks
 
 # Where the timeline of an edit list begins by convention, in s.
 EDL_START_S = 3600.0
+# What is said of an empty selection.
+NOTHING = "there is nothing to export: no hits, or no marks in the list"
 # Longest offset of a timeline, in s: time codes begin anew after a day.
 DAY_S = 86_400.0
 
@@ -122,7 +124,7 @@ def export(selection: Selection, format_: str, settings: Settings | None = None)
         named = ", ".join(each.name for each in FORMATS.values() if each.is_timeline)
         raise UsageError(f"{format_} has no timeline; a frame rate and an offset are for {named}")
     if not selection.excerpts and format_ != "json":
-        raise QueryError("there is nothing to export")
+        raise QueryError(NOTHING)
     data = chosen.write(selection, settings)
     return Exported(f"{file_name(selection.title)}.{format_}", chosen.media_type, data, selection.notes)
 

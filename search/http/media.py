@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from vfindex.search.export.cuts import present, remarks, start_timecode
-from vfindex.search.export.formats import FORMATS, Exported, Settings
+from vfindex.search.export.formats import FORMATS, NOTHING, Exported, Settings
 from vfindex.search.export.gather import Chosen
 from vfindex.search.export.timecode import Timebase
 from vfindex.search.http.answers import Refusal, json_bytes, not_found, versioned
@@ -190,7 +190,7 @@ class Media:
         excerpts, lost = present(selection.excerpts, self._service.file)
         spans = [(each.source.fingerprint, each.start_s, each.end_s) for each in excerpts]
         if not spans:
-            raise Refusal(400, "QueryError", "there is nothing to export")
+            raise Refusal(400, "QueryError", NOTHING)
         if sum(end_s - start_s for _, start_s, end_s in spans) > MAX_CUT_S:
             reason = f"the moments are longer than {MAX_CUT_S / 60:g} minutes together; choose fewer"
             raise Refusal(400, "WrongParameter", reason)

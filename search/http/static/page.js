@@ -297,7 +297,7 @@ const reject = attempt(async (key) => {
 const save = attempt(async () => {
   const text = question();
   await api("/saved", { method: "POST", body: { name: text.slice(0, 80), text } });
-  say("saved: it stands on the first page");
+  say("saved: it is on the start page");
 });
 
 const forget = attempt(async (button) => {

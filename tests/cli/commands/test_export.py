@@ -89,7 +89,7 @@ def test_wrong_usage_is_a_sentence(run: Any, arguments: tuple[str, ...], said: s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--list", "none", "--format", "edl"), "there is nothing to export"),
+        (("--list", "none", "--format", "edl"), "there is nothing to export: no hits, or no marks in the list"),
         (("--video", "/videos/none.mp4", "--format", "edl"), "is not in this library"),
         (("--saved", "none", "--format", "edl"), "there is no saved question none"),
     ],
