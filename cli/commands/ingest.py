@@ -44,7 +44,7 @@ def command(
     audio: AudioOption = None,
     sampling: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="auto, keyframes or frames a second.  [default: auto]"),
+        typer.Option(metavar="MODE", help="auto, keyframes or a rate in fps.  [default: auto]"),
     ] = None,
     asr: Annotated[
         bool | None,
@@ -60,7 +60,7 @@ def command(
     ] = None,
     workers: WorkersOption = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the image model first, which takes minutes.")
+        bool, typer.Option("--compile", hidden=True, help="Compile the image model first, which takes minutes.")
     ] = False,
     progressive: ProgressiveOption = False,
     runner: RunnerOption = "auto",
