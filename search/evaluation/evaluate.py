@@ -17,7 +17,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, Relevant
 from vfindex.search.evaluation.metrics import Difference, Figure, Span, compare, score, summarise, temporal_iou
 from vfindex.search.query.ast import COMBINATIONS, Combination, Query
-from vfindex.storage.errors import QueryError, UsageError, counted
+from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.files.regular import read_file
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library
@@ -214,8 +214,8 @@ class _Session:
         known = locate(names, places)
         if names and not known:
             raise QueryError(
-                f"the library {configuration.library} holds none of the {counted(len(names), 'video')} that the "
-                f"questions are about, such as {names[0]}; ingest them first"
+                f"the library {configuration.library} holds no video that the questions are about, "
+                f"such as {names[0]}; ingest them first"
             )
         self._absent = [name for name in names if name not in known]
         # A video may have several names; the one in the question counts.
