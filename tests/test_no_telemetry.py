@@ -22,14 +22,17 @@ OTHER_WISHES = {"ORT_DISABLE_TELEMETRY": "0", "RAY_USAGE_STATS_ENABLED": "1", "H
 
 
 def environment(home: Path, cache: Path) -> dict[str, str]:
-    """Return this process's environment with an empty home, without vendors' switches and user folders."""
+    """Return this process's environment with an empty home, without vendors' switches and user folders.
+
+    The hits of the last search, which `vfindex open` reads, go into a folder of their own.
+    """
     home.mkdir()
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in TELEMETRY_OFF and not name.startswith(("XDG_", "RAY_"))
     }
-    return kept | {"HOME": str(home), "VFINDEX_CACHE": str(cache)}
+    return kept | {"HOME": str(home), "VFINDEX_CACHE": str(cache), "XDG_STATE_HOME": str(home.with_name("state"))}
 
 
 def assert_nothing_left(seen: Seen, home: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
 import random
 import sqlite3
 import statistics
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from vfindex.storage.text import full_text as words_module
+from vfindex.storage.text.corrected import NO_CORRECTIONS
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER, index_form
 
 # language -> (lines, word -> numbers of the lines that contain it, in any form)
@@ -231,9 +233,11 @@ def library(documents: int) -> sqlite3.Connection:
 def matched(module: Any, connection: sqlite3.Connection, question: str, videos: Sequence[int] | None) -> list[int]:
     """Return the documents that a module's `Words` finds in a new snapshot, queried as by the engine."""
     known = KNOWN.setdefault(module.__name__, {})
+    corrected = [NO_CORRECTIONS] if "corrections" in inspect.signature(module.Words).parameters else []
     words = module.Words(
         lambda query, parameters: connection.execute(query, parameters).fetchall(),
         lambda key, compute: known[key] if key in known else known.setdefault(key, compute()),
+        *corrected,
     )
     asked = [word for word in question.split() if word != "in"]
     found = [match.document_id for match in words.match(asked, 100, videos)]

@@ -12,7 +12,7 @@ ASK = """
 import gc, sys
 from vfindex.cli.app import main
 from vfindex.storage.library import Library
-Library.open = lambda folder: sys.exit(f"collector: {gc.isenabled()}")
+Library.open = lambda folder, **_: sys.exit(f"collector: {gc.isenabled()}")
 main()
 """
 

@@ -17,7 +17,7 @@ from vfindex.search.evaluation.evaluate import parse_configuration, run_question
 from vfindex.search.evaluation.report import Evaluation
 from vfindex.search.query.like import Like
 from vfindex.search.service import SearchService
-from vfindex.storage.records import Segment
+from vfindex.storage.records import Line, Segment
 from vfindex.storage.writer import writing
 
 Asked = Callable[[SearchService], Any]
@@ -36,6 +36,8 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
     "marks": (("marks", "--list", "goals"), lambda service: service.marks(list_="goals")),
     "mark": (("mark", "/videos/a.mp4@0:01", "--list", "goals"), lambda service: service.marks().marks[0]),
     "marks, deleted": (("marks", "--remove", "1"), lambda service: BEFORE["marks"]),
+    "corrections": (("corrections",), lambda service: service.corrections()),
+    "corrections, deleted": (("corrections", "--remove", "1"), lambda service: BEFORE["corrections"]),
     "saved": (("saved",), lambda service: service.saved_queries()),
     "saved, run": (("saved", "hello", "-k", "2"), lambda service: service.search("she said", top_k=2)),
     "saved, deleted": (("saved", "hello", "--remove"), lambda service: BEFORE["saved"]),
@@ -57,7 +59,9 @@ def folder(library: Path) -> Path:
     with SearchService(library) as service:
         service.mark("/videos/a.mp4@0:01", list_="goals", note="Tor für Zoë")
         service.save_query("hello", "she said")
-        BEFORE.update(marks=service.marks(), saved=service.saved_queries())
+        said = service.transcript("café.mp4")
+        service.correct(Line.of(said.fingerprint, said.segments[0]), "a question of taste and time")
+        BEFORE.update(marks=service.marks(), saved=service.saved_queries(), corrections=service.corrections())
     return library
 
 

@@ -121,4 +121,4 @@ def test_without_sound_nothing_is_decoded(reason: str, how: dict[str, Any]) -> N
 
 def test_without_a_model_nothing_is_decoded() -> None:
     extraction = begun(None)
-    assert (extraction.taps, extraction.finish(END).coverage) == ((), "no model of sounds")
+    assert (extraction.taps, extraction.finish(END).coverage) == ((), "not read: sounds were off")

@@ -21,6 +21,7 @@ from vfindex.storage.errors import LibraryVersion
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.records import Document, Segment
+from vfindex.storage.text.corrected import NO_CORRECTIONS
 from vfindex.storage.text.folding import FOLD, folded, readable_form
 from vfindex.storage.text.full_text import Words
 from vfindex.storage.text.tokenizer import index_form
@@ -123,7 +124,7 @@ def found(folder: Path, word: str) -> int:
         def rows(query: str, parameters: tuple[object, ...]) -> list[object]:
             return list(map(tuple, connection.exec_driver_sql(query, parameters).all()))
 
-        return len(Words(rows, lambda _, compute: compute()).match([word], 9))
+        return len(Words(rows, lambda _, compute: compute(), NO_CORRECTIONS).match([word], 9))
 
 
 def test_a_library_of_an_older_fold_is_asked_in_it_and_indexed_again_once(tmp_path: Path) -> None:
