@@ -99,4 +99,6 @@ def _state(correction: Correction, lines: set[Line] | None) -> CorrectionState:
         return "absent"
     if correction.line in lines:
         return "applied"
-    return "taken_up" if correction.line._replace(text=correction.text) in lines else "stale"
+    places = {each._replace(text="") for each in lines}
+    is_there = correction.line._replace(text=correction.text) in (lines if correction.text else places)
+    return "taken_up" if is_there == bool(correction.text) else "stale"

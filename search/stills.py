@@ -11,7 +11,7 @@ from typing import Protocol
 from vfindex.search.query.values import is_number
 from vfindex.search.results import Still
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import LibraryError, NoDecoder, QueryError
+from vfindex.storage.errors import FileMissing, NoDecoder, QueryError
 from vfindex.storage.records import EncodedFrame, FileFacts
 
 # Longest side of the images where none is given: legible on a page, and some 30 kB each.
@@ -57,7 +57,7 @@ def stills_of(reader: FrameReader | None, video: StoredVideo, times_s: Sequence[
 
 
 def file_of(video: StoredVideo) -> bytes:
-    """Return the path of a copy that is there and has the size of the video. Raises LibraryError."""
+    """Return the path of a copy that is there and has the size of the video. Raises FileMissing."""
     changed: bytes | None = None
     for place in video.locations:
         try:
@@ -68,12 +68,12 @@ def file_of(video: StoredVideo) -> bytes:
             return place.path
         changed = place.path
     if changed is not None:
-        raise LibraryError(
+        raise FileMissing(
             f"{os.fsdecode(changed)} has changed since it was indexed, so it may be another video; "
             "index it again with: vfindex reindex"
         )
     named = os.fsdecode(video.locations[0].path) if video.locations else video.fingerprint
-    raise LibraryError(f"the file of {named} is not there, so it cannot be shown")
+    raise FileMissing(f"the file of {named} is not there, so it cannot be shown")
 
 
 def _check(times_s: object, size_px: object) -> None:

@@ -118,6 +118,7 @@ class UserWriting(OpenLibraries):
     def correct(self, line: Line, text: str, *, by: str | None = None, shown: str | None = None) -> CorrectionInfo:
         """Store what a line of a transcript should read; return it. Searches and transcripts have it at once.
 
+        text: "" where nothing is said or written: then the line is in no export, and no words find it.
         line: `Line.of` a segment of a transcript. by: None for the user of this process. shown: what the line read when
         it was shown; raises EditConflict if somebody has corrected it since. None: the last correction wins.
         Raises UsageError, also if the video has no such line any more, and LibraryError.
@@ -151,11 +152,14 @@ class UserWriting(OpenLibraries):
         return CorrectionList(tuple(found))
 
     @again_if_changed
-    def remove_corrections(self, ids: Iterable[int], video: str | None = None) -> CorrectionList:
+    def remove_corrections(
+        self, ids: Iterable[int], video: str | None = None, *, shown: str | None = None
+    ) -> CorrectionList:
         """Delete corrections, all or none, so that their lines read as before; return them.
 
-        video: the fingerprint of their video; it tells which of several libraries. None: the first. Raises UsageError
-        for an id that no correction has, LibraryError.
+        video: the fingerprint of their video; it tells which of several libraries. None: the first. shown: what they
+        read when they were shown; raises EditConflict for one that reads otherwise now. Raises UsageError for an id
+        that no correction has, LibraryError.
         """
         from vfindex.search.corrections import corrections_with_states
         from vfindex.storage.user.data import checked_ids
@@ -166,7 +170,7 @@ class UserWriting(OpenLibraries):
             if known.keys() >= set(chosen):
                 with self.opened() as (_, snapshots):
                     found = corrections_with_states(snapshots[number], [known[id_] for id_ in chosen])
-                data.remove_corrections(chosen)
+                data.remove_corrections(chosen, shown)
                 return found
             unknown = min(set(chosen) - known.keys())
         raise UsageError(f"there is no correction {unknown}; `vfindex corrections` lists them, with their ids")

@@ -95,6 +95,10 @@ class LibraryChanged(LibraryError):
     """The library changed while it was read without a lock; the data may mix two states."""
 
 
+class FileMissing(LibraryError):
+    """No file of a video is there, or it has changed since it was indexed."""
+
+
 class IndexUnusable(LibraryError):
     """The file of the joint index is missing, damaged or may not be read; searches scan library.db instead."""
 

@@ -47,7 +47,7 @@ class Segment:
     language: BCP 47 tag, "" where unknown. confidence: 0 to 1 for what is recognised, None for subtitles.
     box: where its text stands on the picture, None for text that stands on none. word_times: the position of each word
     in the text, and when it begins, to 0.01 s; empty where unknown. speakers: names, of subtitles that have them.
-    original: the text of the library, where `text` is a person's correction of it.
+    original: the text of the library, where `text` is a person's correction of it, "" where nothing is said or written.
     Raises ValueError on an empty text or a span that runs backwards.
     """
 
@@ -64,7 +64,7 @@ class Segment:
     original: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
+        if not self.text.strip() and self.original is None:
             raise ValueError("a segment needs text")
         if not 0 <= self.start_s <= self.end_s:
             raise ValueError(f"segment runs from {self.start_s} to {self.end_s}")

@@ -56,5 +56,6 @@ def _line(correction: CorrectionInfo) -> str:
     absent = "its video has left the library" if correction.state == "absent" else "the files of its video are missing"
     video = path_text(correction.video) or f"({absent}: {correction.fingerprint[:12]})"
     state = [_STATES[correction.state]] if correction.state in _STATES else []
-    parts = [str(correction.id), span, video, correction.by, correction.original, correction.text, *state]
+    texts = [correction.original, correction.text or "(nothing)"]
+    parts = [str(correction.id), span, video, correction.by, *texts, *state]
     return "\t".join(plain(part) for part in parts)

@@ -92,4 +92,4 @@ def _print_segments(segments: Sequence[Segment]) -> None:
         where = f"{clock(segment.start_s, tenths=True):>9} [{segment.source}{sure}{corrected}]"
         on_picture = f"  ({box_words(segment.box)})" if segment.box else ""
         speakers = f"{', '.join(segment.speakers)}: " if segment.speakers else ""
-        print(plain(f"  {where} {speakers}{segment.text}{on_picture}"))
+        print(plain(f"  {where} {speakers}{segment.text or '(nothing)'}{on_picture}"))

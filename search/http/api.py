@@ -32,7 +32,7 @@ from vfindex.search.results import (
 )
 from vfindex.search.service import SearchService
 from vfindex.search.status import RunInfo, RunList, Status, StatusList
-from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
+from vfindex.storage.errors import EditConflict, LibraryLocked, QueryError, UsageError
 from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import Line
 from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
@@ -85,14 +85,15 @@ _MARKED = (
     Param("by", "text", "Who marks it; without one, the user who runs the server."),
 )
 _VIDEO = Param("video", "video", "Only in this video, and in the library that has it.")
+_SHOWN = Param("shown", "text", "What the line read when it was shown: if it reads otherwise now, the answer is 409.")
 _CORRECTED = (
     Param("video", "video", "Fingerprint of the video.", required=True),
     Param("track", "text", "The track of the line.", required=True, choices=correctable_tracks()),
     Param("start_s", "number", "Start of the line, as in the transcript.", required=True, least=0, most=MAX_TIME_S),
     Param("end_s", "number", "End of the line.", required=True, least=0, most=MAX_TIME_S),
     Param("original", "text", "Its text in the library: original of a corrected segment, else text.", required=True),
-    Param("text", "text", "What it should read.", required=True),
-    Param("shown", "text", "What the line read when it was shown: if it reads otherwise now, the answer is 409."),
+    Param("text", "text", "What it should read; empty where nothing is said or written.", required=True),
+    _SHOWN,
     Param("by", "text", "Who corrects it; without one, the user who runs the server."),
 )
 _SAVED = (_NAME, Param("text", "text", "The question, in the query language.", required=True), _MARKED[-1])
@@ -118,6 +119,10 @@ class Api:
     def may_start(self) -> bool:
         """Whether clients may start runs."""
         return self._runs is not None
+
+    def started(self) -> StartedRun | None:
+        """Return the run that a client started last, None before the first."""
+        return None if self._runs is None else self._runs.state()
 
     # --- searching --------------------------------------------------------------------------------------------------
 
@@ -262,11 +267,14 @@ class Api:
         correct = partial(self._service.correct, by=call["by"], shown=call["shown"])
         return _fresh(await self.workers.run(correct, line, call["text"]))
 
-    @answers(Endpoint("DELETE", f"{PREFIX}/corrections/{{id}}", CorrectionList, in_path=(_ID,), query=(_VIDEO,)))
+    @answers(Endpoint("DELETE", f"{PREFIX}/corrections/{{id}}", CorrectionList, in_path=(_ID,), query=(_VIDEO, _SHOWN)))
     async def remove_correction(self, call: Call) -> Response:
         """Delete a correction, so that the line reads as before; return it."""
+        remove = partial(self._service.remove_corrections, shown=call["shown"])
         try:
-            return _fresh(await self.workers.run(self._service.remove_corrections, [call["id"]], call["video"]))
+            return _fresh(await self.workers.run(remove, [call["id"]], call["video"]))
+        except EditConflict:
+            raise
         except UsageError as exc:
             raise not_found(f"there is no correction {call['id']}") from exc
 
@@ -315,7 +323,7 @@ class Api:
     @answers(Endpoint("GET", f"{PREFIX}/runs/started", StartedRun))
     async def started_run(self, call: Call) -> Response:
         """Return the run that a client started last, and how it ended."""
-        found = None if self._runs is None else await self.workers.run(self._runs.state)
+        found = await self.workers.run(self.started)
         if found is None:
             raise not_found("no client has started a run")
         return _fresh(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
@@ -74,7 +75,7 @@ def create_app(
             Route(f"{PREFIX}/openapi.json", description),
             *([Route(MCP, tools.agents, methods=["POST"])] if tools.agents is not None else []),
             *pages.routes(),
-            Mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static"),
+            Mount("/static", _Static(directory=STATIC_FOLDER), name="static"),
         ],
         middleware=[Middleware(Gate, settings, sessions)],
         exception_handlers={Refusal: _error, VfindexError: _error, HTTPException: _error, Exception: bug},
@@ -82,6 +83,15 @@ def create_app(
     )
     app.router.redirect_slashes = False  # a path with another slash is another path
     return app
+
+
+class _Static(StaticFiles):
+    """Files of the pages, which browsers ask for each time: pages and scripts of one version belong together."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        answer = super().file_response(*args, **kwargs)
+        answer.headers["cache-control"] = "no-cache"
+        return answer
 
 
 async def _error(request: Request, exc: Exception) -> Response:

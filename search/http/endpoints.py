@@ -27,7 +27,8 @@ FINGERPRINT = re.compile(r"[A-Za-z0-9_-]{1,100}")
 # FINGERPRINT:START_MS
 CLIP = re.compile(r"([A-Za-z0-9_-]{1,100}):(-?\d{1,12})", re.ASCII)
 _INTEGER = re.compile(r"-?\d{1,15}", re.ASCII)
-_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII)
+# A double of less than a second, as JSON writes it, has up to 21 decimals.
+_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,25})?", re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # Parameters of one request, repeated ones included.
 MAX_PARAMS = 100

@@ -31,7 +31,7 @@ from vfindex.search.http.settings import Limits
 from vfindex.search.playback import MediaStream, Playback
 from vfindex.search.service import SearchService
 from vfindex.search.stills import MAX_SIZE_PX, MIN_SIZE_PX, SIZE_PX
-from vfindex.storage.errors import LibraryError, NoDecoder, QueryError, VideoError, counted
+from vfindex.storage.errors import FileMissing, NoDecoder, QueryError, VideoError, counted
 from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import ClipKey
 
@@ -117,10 +117,8 @@ class Media:
 
     def _media(self, call: Call) -> Response:
         fingerprint = known_video(self._service, call["fingerprint"])
-        try:
+        with _decoding():
             file = self._service.file(fingerprint)
-        except LibraryError as exc:
-            raise not_found(str(exc)) from exc
         name = quote(os.path.basename(file.path), safe="")
         headers = {"content-disposition": f"inline; filename*=UTF-8''{name}", "cache-control": "private, no-cache"}
         return file_response(call.request, file.path, _TYPES.get(file.container, OTHER_TYPE), headers)
@@ -233,9 +231,11 @@ def _write_at(handle: int, at: int, data: bytes) -> None:
 
 @contextmanager
 def _decoding() -> Iterator[None]:
-    """Raise Refusal where the service has nothing that decodes videos, as without the extra `index`."""
+    """Raise Refusal for a file that is not there, and where nothing decodes videos, as without the extra `index`."""
     try:
         yield
+    except FileMissing as exc:
+        raise not_found(str(exc)) from exc
     except NoDecoder as exc:
         reason = "this server decodes no videos; where it runs, install: pip install 'vfindex[index]'"
         raise Refusal(501, "NotHere", reason) from exc

@@ -73,7 +73,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (views.clock, views.marked, views.clip_ms, views.key_text, views.file_name, views.path, views.size):
+    names = (views.key_text, views.file_name, views.path, views.inside)
+    for each in (views.clock, views.marked, views.clip_ms, views.size, *names):
         environment.filters[each.__name__] = each
     environment.filters["place"] = box_words
     return environment
@@ -324,6 +325,7 @@ class Pages:
             filters=filters,
             problem=problem,
             may_start=self._api.may_start and not number,
+            has_started=await self._workers.run(self._api.started) is not None,
             disk=await self._workers.run(views.disk_use, one.folder),
             more="?" + urlencode([*shown, ("filters", filters), ("first", last)]) if last < videos.total else None,
         )
@@ -369,4 +371,4 @@ def _number(text: str | None) -> int:
 
 def _seconds(text: str | None, default: float) -> float:
     """Return the time of an address; the default for none, and for what is no time."""
-    return float(text) if text and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else default
+    return float(text) if text and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,25})?", text) else default

@@ -134,7 +134,7 @@ class Gate:
 
     def _origin(self, scope: Connection, headers: Mapping[str, str]) -> Origin:
         """Return client, scheme and host; those that a proxy forwards, if it is a named one. Raises Refusal."""
-        client, scheme = (scope.get("client") or ("", 0))[0], str(scope["scheme"])
+        client, scheme = _plain_address((scope.get("client") or ("", 0))[0]), str(scope["scheme"])
         host = headers.get("host", "")
         if self._is_proxy(client):
             client = self._forwarded_client(headers.get("x-forwarded-for", "")) or client
@@ -149,11 +149,11 @@ class Gate:
         """Return the last address that is no named proxy: those before it are what the client says."""
         for text in reversed([each.strip() for each in header.split(",")]):
             try:
-                address = ipaddress.ip_address(text)
+                address = ipaddress.ip_address(_plain_address(text))
             except ValueError:
                 return ""
             if not any(address in network for network in self._settings.proxies):
-                return text
+                return _plain_address(text)
         return ""
 
     def _is_proxy(self, client: str) -> bool:
@@ -217,6 +217,15 @@ def _headers(scope: Connection, most_bytes: int) -> dict[str, str]:
             raise Refusal(400, "BadRequest", f"the request has two headers {name}")
         found[name] = f"{found[name]}, {value.decode('latin-1')}" if name in found else value.decode("latin-1")
     return found
+
+
+def _plain_address(client: str) -> str:
+    """Return an address, of IPv4 as such: a socket for IPv6 that serves both writes ::ffff:10.0.0.7."""
+    try:
+        mapped = ipaddress.IPv6Address(client).ipv4_mapped
+    except ValueError:
+        return client
+    return client if mapped is None else str(mapped)
 
 
 def _split(host: str) -> tuple[str, int | None]:

@@ -97,6 +97,9 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.limits.connections:
+            transport.abort()  # uvicorn answers it with 503, but keeps it: the process would run out of files
+            return
         self._await_head()
 
     def data_received(self, data: bytes) -> None:

@@ -22,6 +22,8 @@ CARD_HITS = 4
 # Width of a timeline, in its own units.
 TIMELINE = 1000.0
 _WORD = re.compile(r"\w+")
+# What SQLite keeps beside a database.
+_JOURNAL = re.compile(r"(?<=\.db)-(wal|shm|journal)$")
 # A word form may lack this many of the last letters of a keyword: `jumping` marks `jumps`.
 _ENDING, _STEM = 3, 3
 
@@ -94,6 +96,11 @@ def file_name(path: bytes | None) -> str:
 def path(name: bytes | None) -> str:
     """Return a path as text, "" for none."""
     return "" if name is None else os.fsdecode(name)
+
+
+def inside(folder: str) -> str:
+    """Return the filter on a folder as a question has it, where no quotation mark can stand for itself."""
+    return f'in:"{folder.replace(chr(34), "?")}"'
 
 
 def key_text(key: ClipKey) -> str:
@@ -227,7 +234,10 @@ def _bar(video: VideoInfo, start_s: float, end_s: float, label: str) -> Bar:
 
 
 def disk_use(folder: Path) -> dict[str, int]:
-    """Return the bytes of the files in a folder by the name of its entry, the largest first; `total` is the last."""
+    """Return the bytes of the files in a folder by the name of its entry, the largest first; `total` is the last.
+
+    A database includes its journals. What this user may not look into counts as nothing.
+    """
     found: dict[str, int] = {}
     for entry in _entries(folder):
         size_bytes, folders = 0, [entry.path] if entry.is_dir(follow_symlinks=False) else []
@@ -239,22 +249,23 @@ def disk_use(folder: Path) -> dict[str, int]:
                     folders.append(inner.path)
                 else:
                     size_bytes += _size_of(inner)
-        found[entry.name] = size_bytes
+        name = _JOURNAL.sub("", entry.name)
+        found[name] = found.get(name, 0) + size_bytes
     by_size = sorted(found.items(), key=lambda item: -item[1])
     return {**dict(by_size), "total": sum(found.values())}
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder; nothing if it was deleted meanwhile."""
+    """Return what is in a folder; nothing if it was deleted meanwhile, or is not for this user."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
 
 
 def _size_of(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat(follow_symlinks=False).st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return 0

@@ -119,7 +119,9 @@ def transcript_document(segments: Iterable[Segment], first: int, most: int) -> d
     for number, each in enumerate(segments):
         if number < first:
             continue
-        text = untrusted(each.text, most) or ""
+        text = untrusted(each.text, most)
+        if not text:  # a person says that nothing is said there
+            continue
         if shown and (len(text) > left or len(shown) == MAX_SEGMENTS):
             next_first = number
             break

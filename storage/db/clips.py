@@ -255,7 +255,8 @@ def said_during(rows: Rows, clip_ids: Collection[int], corrected: Mapping[int, s
         f" WHERE s.track IN {among} AND c.id IN {among} ORDER BY c.id, s.start_s, s.id",
         (json.dumps(spoken_modalities()), json.dumps(list(clip_ids))),
     ):
-        lines.setdefault(clip_id, []).append(corrected.get(segment_id, line))
+        if text := corrected.get(segment_id, line):
+            lines.setdefault(clip_id, []).append(text)
     return {clip_id: " ".join(texts) for clip_id, texts in lines.items()}
 
 

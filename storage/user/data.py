@@ -8,7 +8,7 @@ import pwd
 import shlex
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,8 +110,8 @@ class UserData:
     def correct(self, line: Line, text: str, by: str | None = None, shown: str | None = None) -> Correction:
         """Store what a line should read, in place of an earlier correction of it; return it. Raises UsageError.
 
-        text: white space between words counts as one space. shown: what the line read when somebody began to correct
-        it; raises EditConflict if it reads otherwise now.
+        text: white space between words counts as one space; "" where nothing is said. shown: what the line
+        read when somebody began to correct it; raises EditConflict if it reads otherwise now.
         """
         text = _one_line(text)
         if text == " ".join(line.text.split()):
@@ -134,9 +134,17 @@ class UserData:
         order = "ORDER BY fingerprint, start_ms, end_ms, id"
         return [_correction(row) for row in self._read("correction", order)]
 
-    def remove_corrections(self, ids: Iterable[int]) -> list[Correction]:
-        """Delete corrections; return those that there were, in order of id. Raises UsageError."""
-        return [_correction(row) for row in self._remove("correction", ids)]
+    def remove_corrections(self, ids: Iterable[int], shown: str | None = None) -> list[Correction]:
+        """Delete corrections; return those that there were, in order of id. Raises UsageError.
+
+        shown: what they read when somebody wanted them deleted; raises EditConflict for one that reads otherwise now.
+        """
+
+        def check(row: tuple[Any, ...]) -> None:
+            found = _correction(row)
+            _refuse_unseen((found.id, found.text, found.by), found.line, shown, "undo again to delete that")
+
+        return [_correction(row) for row in self._remove("correction", ids, check)]
 
     # --- saved questions --------------------------------------------------------------------------------------------
 
@@ -186,12 +194,19 @@ class UserData:
             raise damaged(user_database(self.folder), "a row is not as written")
         return [row[:-1] for row in rows]
 
-    def _remove(self, table: str, ids: Iterable[int]) -> list[tuple[Any, ...]]:
-        """Delete rows of a table, so that nothing of them is left in the file; return them, in order of id."""
+    def _remove(
+        self, table: str, ids: Iterable[int], check: Callable[[tuple[Any, ...]], None] = lambda _: None
+    ) -> list[tuple[Any, ...]]:
+        """Delete rows of a table, so that nothing of them is left in the file; return them, in order of id.
+
+        check: raises for a row that must stay; then all do.
+        """
         chosen = (json.dumps(checked_ids(ids)),)
         among = f"FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
         with writing(self.folder) as connection:
             found = connection.execute(f"SELECT {_columns(table)} {among} ORDER BY id", chosen).fetchall()
+            for row in found:
+                check(row)
             connection.execute(f"DELETE {among}", chosen)
         compact(self.folder)
         return found
@@ -284,21 +299,24 @@ def _correction(row: Sequence[Any]) -> Correction:
     return Correction(id_, Line(*line), text, by, at)
 
 
-def _refuse_unseen(found: tuple[Any, ...] | None, line: Line, shown: str | None) -> None:
+def _refuse_unseen(
+    found: tuple[Any, ...] | None, line: Line, shown: str | None, advice: str = "save again to replace that"
+) -> None:
     """Raise EditConflict if a line reads otherwise than it was shown. found: id, text and author of its correction."""
     now = " ".join((line.text if found is None else found[1]).split())
     if shown is None or " ".join(shown.split()) == now:
         return
     what = "the correction of this line was undone meanwhile" if found is None else f"{found[2]} corrected this line"
     meanwhile = "" if found is None else " meanwhile"
-    raise EditConflict(f"{what}{meanwhile}, it reads: {now}; save again to replace that")
+    raise EditConflict(f"{what}{meanwhile}, it reads: {now or 'nothing'}; {advice}")
 
 
 def _one_line(text: str) -> str:
-    """Return the words of a line with one space between them. Raises UsageError for what is no line of text."""
+    """Return the words of a line with one space between them, "" for none. Raises UsageError for what is no text."""
     _check_type("the text", text)
     line = " ".join(text.split())
-    _check_text("the text", line, MAX_LINE_CHARS)
+    if line:
+        _check_text("the text", line, MAX_LINE_CHARS)
     if any(unicodedata.category(char) == "Cc" for char in line):
         raise UsageError("the text has control characters")
     return line

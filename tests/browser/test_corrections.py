@@ -101,10 +101,10 @@ def test_a_refusal_stands_under_the_line(open_page: Open) -> None:
     page = opened(open_page)
     page.hover(FIRST)
     page.click(f"{FIRST} >> [data-act=correct]")
-    page.fill("textarea", "  ")
+    page.fill("textarea", "bell \x07")
     page.keyboard.press("Enter")
     alert = page.wait_for_selector(f"{FIRST} >> [role=alert]")
-    assert alert.inner_text() == "the text is empty"
+    assert alert.inner_text() == "the text has control characters"
     assert page.locator("textarea").get_attribute("aria-invalid") == "true"
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA", "what was typed is not lost"
     refused = {"error": {"kind": "Unauthorized", "message": "log in again"}}
@@ -164,3 +164,32 @@ def test_a_correction_without_its_line_is_listed_and_deleted(open_page: Open, si
     page.click(".stale [data-act=forget]")
     page.wait_for_selector(".stale", state="detached")
     assert site.get("/corrections").document == {"corrections": []}
+
+
+def test_a_line_that_nobody_said_is_emptied_and_undone(open_page: Open, site: Site) -> None:
+    page = opened(open_page)
+    page.hover(FIRST)
+    page.click(f"{FIRST} >> [data-act=correct]")
+    page.fill("textarea", " ")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"{FIRST} >> .before")
+    assert page.locator(f"{FIRST} >> .text").text_content() == ""
+    page.reload()
+    page.wait_for_selector("[data-act=undo]")
+    assert page.locator(f"{FIRST} >> .text").text_content() == ""
+    page.click("[data-act=undo]")
+    page.wait_for_selector(f"{FIRST} >> .before", state="detached")
+    assert text_of(page) == BEFORE and site.get("/corrections").document == {"corrections": []}
+
+
+def test_undo_deletes_only_the_correction_that_is_shown(open_page: Open, site: Site) -> None:
+    line = {"video": VIDEO, "track": "speech", "start_s": 1, "end_s": 4, "original": BEFORE}
+    site.post("/corrections", {**line, "text": "by ana", "by": "ana"})
+    page = opened(open_page)
+    site.post("/corrections", {**line, "text": "by ben", "by": "ben"})
+    page.click("[data-act=undo]")
+    page.wait_for_function("() => said.textContent.startsWith('ben corrected this line meanwhile')")
+    assert text_of(page) == "by ben" and len(site.get("/corrections").document["corrections"]) == 1
+    page.click("[data-act=undo]")
+    page.wait_for_function("() => said.textContent === 'as it was before'")
+    assert text_of(page) == BEFORE and site.get("/corrections").document == {"corrections": []}

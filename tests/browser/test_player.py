@@ -106,6 +106,39 @@ def test_a_busy_server_is_asked_again(open_page: Callable[..., Any]) -> None:
     assert refused
 
 
+def test_a_stream_that_no_waiting_brings_is_not_waited_for(open_page: Callable[..., Any]) -> None:
+    page = open_page("about:blank")
+    error = {"error": {"kind": "LibraryError", "message": "the library is gone"}}
+    page.route("**/stream?**", lambda route: route.fulfill(status=503, headers={"retry-after": "1"}, json=error))
+    page.goto("/videos/v1?t=2")
+    page.wait_for_selector(".strip:not([hidden])")
+    assert page.locator(".note").inner_text() == "Frames only: the library is gone"
+
+
+def test_a_page_that_comes_back_reads_the_stream_on(open_page: Callable[..., Any]) -> None:
+    page = open_page("about:blank")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/stream?" in request.url else None)
+    page.add_init_script("""
+        const append = SourceBuffer.prototype.appendBuffer;
+        SourceBuffer.prototype.appendBuffer = function (bytes) {
+          if (window.released) append.call(this, bytes);
+        };
+    """)
+    page.goto("/videos/v1?t=2")
+    page.wait_for_function("() => document.querySelector('video').readyState === 0")
+    page.wait_for_function("() => window.PageTransitionEvent")
+    while not asked:
+        page.wait_for_timeout(50)
+    page.evaluate("""() => {
+        dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+        window.released = true;
+        dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+    }""")
+    wait_for(page, f"{TIME} > 2.5")
+    assert len(asked) > 1
+
+
 def test_a_file_that_the_browser_cannot_play_is_encoded_then_shown_as_frames(open_page: Callable[..., Any]) -> None:
     page = open_page("about:blank")
     page.route("**/media", lambda route: route.fulfill(status=200, body=b"no video", content_type="video/mp4"))

@@ -149,6 +149,21 @@ def test_a_picture_is_a_question(way: str, open_page: Callable[..., Any], tmp_pa
     page.wait_for_selector("text=Find the moment")
 
 
+def test_a_judgement_is_of_the_question_whose_hits_are_shown(
+    open_page: Callable[..., Any], tmp_path: Path, site: Site
+) -> None:
+    Image.new("RGB", (40, 30), (50, 0, 0)).save(tmp_path / "red.png")
+    page = open_page("/?q=4")
+    page.fill("#q", "5")
+    page.evaluate(SEND, ["paste", list((tmp_path / "red.png").read_bytes()), "image/png"])
+    page.wait_for_selector("#asked .chip >> text=1 picture")
+    page.locator(CARD).first.locator("[data-act=reject]").click()
+    page.wait_for_selector(".rejected")
+    [mark] = site.get("/marks?list=judgements&question=5").document["marks"]
+    site.ask(f"/api/v1/marks/{mark['id']}", "DELETE")
+    assert site.get("/marks?list=judgements&question=4").document["marks"] == []
+
+
 # What a browser sends for a picture of the clipboard, or of a file manager.
 SEND = """([way, bytes, type]) => {
   const given = new DataTransfer();
@@ -213,6 +228,7 @@ def test_the_tray_exports(open_page: Callable[..., Any], site: Site) -> None:
     with page.expect_download() as download:
         page.select_option("#export", "csv")
     assert b"film 6.mp4" in download.value.path().read_bytes()
+    assert download.value.suggested_filename.endswith(".csv")
     page.click("#tray .count")
     assert page.locator("[data-mark]").count() == 1
     assert page.locator("h1").inner_text() == "Marks"

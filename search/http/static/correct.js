@@ -139,13 +139,21 @@ async function refresh(line, video) {
 async function undo(line, video) {
   if (!line.querySelector(".before")) return;
   const found = await correctionOf(line, video);
-  if (found) await remove(found.id, video);
+  if (found) {
+    try {
+      await remove(found.id, video, { shown: textOf(line).textContent });
+    } catch (error) {
+      if (error.kind === "EditConflict") await refresh(line, video);
+      throw error;
+    }
+  }
   line.querySelector("a").focus();
   show(line, originalOf(line), null);
   say("as it was before");
 }
 
-const remove = (id, video) => api(`/corrections/${id}?${new URLSearchParams({ video })}`, { method: "DELETE" });
+const remove = (id, video, more = {}) =>
+  api(`/corrections/${id}?${new URLSearchParams({ video, ...more })}`, { method: "DELETE" });
 
 async function forget(line, video) {
   await remove(line.dataset.correction, video);

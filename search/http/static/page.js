@@ -139,7 +139,8 @@ const further = new IntersectionObserver(
   { rootMargin: "1200px" },
 );
 
-const question = () => new URLSearchParams(location.search).get("q") ?? "";
+// That of what is shown: with pictures, the address has another.
+const question = () => $("[data-question]")?.dataset.question ?? "";
 
 function searchPage() {
   const search = attempt(show);
@@ -296,7 +297,7 @@ const reject = attempt(async (key) => {
 
 const save = attempt(async () => {
   const text = question();
-  await api("/saved", { method: "POST", body: { name: text.slice(0, 80), text } });
+  await api("/saved", { method: "POST", body: { name: [...text].slice(0, 200).join(""), text } });
   say("saved: it is on the start page");
 });
 
@@ -320,6 +321,11 @@ function marking() {
     if (format) download(`/api/v1/export?${new URLSearchParams({ format, list: list.value })}`);
   });
   attempt(loadMarks)();
+  addEventListener("pageshow", (event) => {
+    if (!event.persisted) return; // the page as it was left: others may have marked since
+    attempt(loadMarks)();
+    showJudgements();
+  });
 }
 
 /** Save an export; say what is otherwise than asked for. */
@@ -330,7 +336,7 @@ const download = attempt(async (path) => {
   const named = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition") ?? "");
   const notes = JSON.parse(decodeURIComponent(answer.headers.get("vfindex-notes") ?? "%5B%5D"));
   const address = URL.createObjectURL(await answer.blob());
-  element("a", { href: address, download: named ? named[1] : "export" }).click();
+  element("a", { href: address, download: named?.[1] ?? "export" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
   say(notes.length ? notes.join(" ") : "exported");
 });
@@ -391,19 +397,20 @@ function libraryPage() {
   const look = async () => {
     clearTimeout(timer);
     let runs = false;
-    const answer = await fetch(`${root}/api/v1/runs/started`);
-    if (answer.ok) {
+    const answer = "known" in started.dataset ? await fetch(`${root}/api/v1/runs/started`) : null;
+    if (answer?.ok) {
       const run = await answer.json();
       runs = run.exit_code === null;
       const state = runs ? "is running" : run.exit_code ? `ended with ${run.exit_code}` : "is done";
       started.textContent = `${run.command} ${state}${run.message ? `: ${run.message}` : ""}`;
     }
-    if ((await follow()) || runs) timer = setTimeout(look, 2000);
+    if (("known" in shown.dataset || runs) && (await follow()) || runs) timer = setTimeout(look, 2000);
   };
   main.addEventListener("click", attempt(async (event) => {
     const button = event.target.closest("button[data-run]");
     if (!button) return;
     await api("/runs", { method: "POST", body: { command: button.dataset.run } });
+    started.dataset.known = "";
     await look();
   }));
   look();

@@ -20,7 +20,7 @@ const once = (target, ...names) =>
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 class Player {
-  #video; #api; #facts; #offset = 0; #rung = ""; #feed = null; #leaving = new AbortController();
+  #video; #api; #facts; #offset = 0; #rung = ""; #feed = null; #source = null;
 
   constructor(video, facts) {
     this.#video = video;
@@ -28,6 +28,7 @@ class Player {
     this.#api = facts.api;
     video.addEventListener("error", () => this.#failed());
     addEventListener("pagehide", () => this.#feed?.abort());
+    addEventListener("pageshow", (event) => event.persisted && this.#resume());
   }
 
   get time() { return this.#video.currentTime + this.#offset; }
@@ -77,11 +78,19 @@ class Player {
     await once(source, "sourceopen");
     URL.revokeObjectURL(this.#video.src);
     source.duration = this.#facts.to;
+    this.#source = source;
     this.#video.currentTime = time;
     this.#video.onseeking = () => {
       if (!this.#buffered(this.#video.currentTime)) this.#start(source, this.#video.currentTime);
     };
     this.#start(source, time); // not awaited: it ends with the video
+  }
+
+  /** Read on, in a page that a browser kept while another one was shown. */
+  #resume() {
+    if (this.#source?.readyState !== "open") return;
+    const { currentTime } = this.#video;
+    this.#start(this.#source, this.#buffered(currentTime) || currentTime);
   }
 
   #buffered(time) {
@@ -149,7 +158,7 @@ class Player {
       const answer = await fetch(`${this.#facts.root}/api/v1${this.#api}/stream?${values}`, { signal });
       if (answer.ok) return answer;
       const { error } = await answer.json();
-      if (answer.status !== 503) throw new Error(error.message);
+      if (!["Overloaded", "Busy"].includes(error.kind)) throw new Error(error.message);
       this.#note("Many videos play at once; waiting …");
       await pause(1000 * Number(answer.headers.get("retry-after") ?? 2));
     }

@@ -242,6 +242,7 @@ def test_an_export_is_a_file_to_save(site: Site, service: SearchService) -> None
     whole = service.export(service.video("v3"), "srt").data
     assert site.get("/export?format=srt&video=v3").body == whole
     assert site.get("/export?format=srt&video=v3&end_s=2").body != whole
+    assert site.get("/export?format=srt&video=v3&end_s=0.021333333333333333").body != whole, "as JSON writes a double"
     assert site.get("/export?format=csv&video=v3&track=screen").error[0] == 400
     assert site.get("/export?format=mp4&video=v3&track=screen").error[0] == 400
 

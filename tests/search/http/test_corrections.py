@@ -69,12 +69,48 @@ def test_a_correction_that_was_not_shown_is_not_replaced(site: Site) -> None:
     refused = site.post("/corrections", line(text="by ben", shown=seen))
     assert refused.error == (409, "EditConflict") and "ana corrected" in refused.document["error"]["message"]
     assert site.post("/corrections", line(text="by ben", shown="by ana")).document["text"] == "by ben"
+    refused = site.ask("/api/v1/corrections/1?video=v1&shown=by+ana", "DELETE")
+    assert refused.error == (409, "EditConflict")
+    assert "it reads: by ben; undo again to delete that" in refused.document["error"]["message"]
+    assert len(site.get("/corrections").document["corrections"]) == 1
+    assert site.ask("/api/v1/corrections/1?video=v1&shown=by+ben", "DELETE").status == 200
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_a_line_that_nobody_said_is_in_no_text_and_can_come_back(site: Site, folder: Path, text: str) -> None:
+    def found(words: str) -> list[str]:
+        hits = site.get(f"/search?q=said:{words}&min_confidence=none").document["hits"]
+        return [hit["key"][0] for hit in hits if hit["words"]]
+
+    before = {path: site.get(path).body for path in ("/videos/v1/transcript", "/export?format=csv&video=v1&end_s=4")}
+    assert "v1" in found("alert") and b"number 1" in site.get("/export?format=srt&video=v1").body
+    made = site.post("/corrections", line(text=text)).document
+    assert (made["text"], made["state"]) == ("", "applied")
+    [segment] = site.get("/videos/v1/transcript").document["segments"]
+    assert (segment["text"], segment["original"]) == ("", f"number 1 {SCRIPT}")
+    assert "v1" not in found("alert") and "v2" in found("alert")
+    for kind in ("srt", "vtt"):
+        assert b"-->" not in site.get(f"/videos/v1/transcript?format={kind}").body
+    assert all("number" not in str(hit["snippet"]) for hit in site.get("/search?q=1&k=1").document["hits"])
+    page = site.ask("/videos/v1").body.decode()
+    assert '<span class="text"></span>' in page and "before:" in page
+    site.ask("/api/v1/corrections/1?video=v1", "DELETE")
+    assert {path: site.get(path).body for path in before} == before
+
+
+def test_an_empty_line_is_taken_up_by_a_transcript_without_it(site: Site, folder: Path) -> None:
+    site.post("/corrections", line(text=""))
+    for change, state in (("text = 'another'", "stale"), ("start_s = 1.5", "taken_up")):
+        with writing(folder) as writer, writer.catalog.transaction() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE segment SET {change} WHERE video_id = (SELECT id FROM video WHERE fingerprint = 'v1')"
+            )
+        assert [each["state"] for each in site.get("/corrections").document["corrections"]] == [state]
 
 
 @pytest.mark.parametrize(
     ("document", "error"),
     [
-        (line(text=""), (400, "UsageError")),
         (line(text="x" * 2001), (400, "UsageError")),
         (line(text="bell \x07"), (400, "UsageError")),
         (line(text="lone \ud800"), (400, "UsageError")),

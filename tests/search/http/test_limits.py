@@ -16,8 +16,10 @@ from library_maker import add_video, axis, clip
 from serving import PATIENCE_S, Site, eventually, serving
 
 from vfindex.search.http import security
+from vfindex.search.http.app import create_app
 from vfindex.search.http.limits import MAX_CLIENTS, RateLimit
-from vfindex.search.http.settings import Limits, Settings
+from vfindex.search.http.sessions import Sessions
+from vfindex.search.http.settings import Limits, Settings, networks
 from vfindex.search.service import SearchService
 from vfindex.storage.writer import writing
 
@@ -160,6 +162,22 @@ def is_closed(sock: socket.socket) -> bool:
     return False
 
 
+def test_connections_beyond_their_limit_are_closed(service: SearchService) -> None:
+    with serving(service, Settings(limits=Limits(connections=5))) as site, ExitStack() as opened:
+        socks = [opened.enter_context(connected(site)) for _ in range(20)]
+        assert eventually(lambda: sum(is_closed(sock) for sock in socks) >= 15)
+        for sock in socks:
+            sock.close()
+        assert eventually(lambda: answers(site))
+
+
+def answers(site: Site) -> bool:
+    try:
+        return site.get("/health").status == 200
+    except ConnectionError:
+        return False
+
+
 # --- how often ------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +197,20 @@ def test_a_network_of_ipv6_is_one_client() -> None:
     assert rate.take("2001:db8::1") == 0
     assert rate.take("2001:db8::2") == 1
     assert rate.take("2001:db8:0:1::1") == 0
+
+
+@pytest.mark.parametrize("client", ["::ffff:127.0.0.1", "::FFFF:7f00:1"])
+def test_an_ipv4_client_of_an_ipv6_socket_is_one_of_ipv4(service: SearchService, client: str) -> None:
+    def origin_of(address: str, forwarded: str) -> str:
+        settings = Settings(proxies=networks(["127.0.0.1"]))
+        gate = security.Gate(create_app(service, settings), settings, Sessions(settings))
+        scope = {"client": (address, 1), "scheme": "http"}
+        return gate._origin(scope, {"host": "localhost", "x-forwarded-for": forwarded}).client
+
+    assert origin_of(client, "") == "127.0.0.1"
+    assert origin_of(client, "::ffff:10.0.0.7, ::ffff:127.0.0.1") == "10.0.0.7", "a named proxy, however it is written"
+    assert origin_of("::ffff:10.0.0.8", "10.0.0.7") == "10.0.0.8"
+    assert origin_of("2001:db8::1", "") == "2001:db8::1"
 
 
 def test_clients_that_are_remembered_have_a_limit() -> None:

@@ -76,6 +76,17 @@ def test_a_server_that_decodes_nothing_says_so(site: Site) -> None:
         assert status == 501
 
 
+def test_a_file_that_is_not_there_is_not_found(folder: Path, films: Path) -> None:
+    with SearchService(folder, frames=Frames(), player=Player(Chunks(1))) as service, serving(service) as site:
+        (films / "v1.mp4").unlink()
+        (films / "v3.mp4").write_bytes(b"another file")
+        for number, part in ((1, "is not there"), (3, "has changed")):
+            for path in ("frame?t=1", "playback", "stream", "media"):
+                answer = site.get(f"/videos/v{number}/{path}")
+                assert answer.error == (404, "NotFound"), "no player waits for it, as it does while too many play"
+                assert part in answer.document["error"]["message"]
+
+
 # --- streams --------------------------------------------------------------------------------------------------------
 
 

@@ -248,3 +248,17 @@ def test_an_error_shows_nothing_to_those_who_may_not_ask(service: SearchService)
         reader = logged_in(site, str(tokens.read))
         assert "data-may-write" not in page_of(reader, "/marks")
         assert "data-may-write" in page_of(logged_in(site, tokens.write), "/marks")
+
+
+@pytest.mark.parametrize(("given", "shown"), [("5.033333333333333", "5.033333333333333"), ("1e1", "0.0"), ("x", "0.0")])
+def test_a_page_begins_at_the_time_of_its_address(site: Site, given: str, shown: str) -> None:
+    assert f'data-start="{shown}"'.encode() in site.ask(f"/videos/v1?t={given}").body
+
+
+def test_scripts_are_asked_for_each_time(site: Site) -> None:
+    for name in ("page.js", "player.js", "correct.js", "page.css"):
+        answer = site.ask(f"/static/{name}")
+        assert answer.headers["cache-control"] == "no-cache", "a newer page needs its own scripts"
+        known = {"if-none-match": answer.headers["etag"]}
+        again = site.ask(f"/static/{name}", headers=known)
+        assert (again.status, again.headers["cache-control"]) == (304, "no-cache")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from vfindex.search.http.views import TIMELINE, cards_of, chips_of, marked, text
 from vfindex.search.query.parser import parse
 from vfindex.search.results import Hit, Match, VideoInfo
 from vfindex.search.service import SearchService
+from vfindex.storage.files.names import glob_pattern
 from vfindex.storage.records import Chapter, ClipKey
 from vfindex.storage.writer import writing
 
@@ -154,6 +157,30 @@ def test_the_disk_use_of_a_library_is_by_its_parts(tmp_path: Path) -> None:
     assert 550 <= found["total"] < 900, "a link counts as itself"
     assert next(iter(found)) == "library.db"
     assert views.disk_use(tmp_path / "nothing") == {"total": 0}
+    for name in ("library.db-wal", "library.db-shm", "user.db-journal"):
+        (library / name).write_bytes(b"x" * 1000)
+    found = views.disk_use(library)
+    assert (found["library.db"], found["user.db"]) == (2500, 1000), "a database with its journals"
+
+
+def test_the_disk_use_leaves_out_what_this_user_may_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").write_bytes(b"x" * 7)
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refusing(folder: Any) -> Any:
+        if os.fspath(folder).endswith("closed"):
+            raise PermissionError
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert views.disk_use(tmp_path) == {"open": 7, "closed": 0, "total": 7}
+
+
+def test_a_folder_is_a_filter_whatever_its_name() -> None:
+    name = '/films/the "best" [2024] of'
+    [found] = parse(f"x {views.inside(name)}").filters.inside
+    assert re.fullmatch(glob_pattern(found), name)
 
 
 # --- a video --------------------------------------------------------------------------------------------------------

@@ -60,8 +60,6 @@ def test_nobody_replaces_a_correction_that_they_have_not_seen(data: UserData) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "the text is empty"),
-        (" \n\t", "the text is empty"),
         ("x" * (MAX_LINE_CHARS + 1), "2,001 characters"),
         ("bell \x07", "control characters"),
         ("nul \0", "control characters"),
