@@ -124,7 +124,7 @@ def test_the_page_has_the_limits_of_the_server() -> None:
         f"| body | {limits.body_bytes >> 10} KiB, with pictures {limits.upload_bytes >> 20} MiB, "
         f"within {limits.body_s:g} s |",
         f"| a client that reads nothing | {limits.stalled_s / 60:g} minutes;",
-        f"| connections | {limits.connections} |",
+        f"| connections | {limits.connections};",
         f"| searches at a time | {limits.searches}, or one a core; {limits.waiting} more wait,",
         f"| a search | {limits.search_s:g} s,",
         f"may ask {limits.requests_per_s:g} times a second, {limits.burst} times at once;",
