@@ -75,10 +75,10 @@ def test_an_exact_cut_has_the_frames_and_the_time_code(run: Any, films: Path, tm
     assert (ran.code, ran.err) == (0, f"written: {path} (0:02.0)\n")
     found = probe(path)
     assert found.end_s - found.start_s == pytest.approx(2.0, abs=1.01 / NTSC)
-    assert found.start_timecode == "01:00:00;28", "30 frames on, over a minute without two numbers"
+    assert found.start_timecode == "01:00:00;27", "of the frame that is shown at 1 s, 29 on, over two absent numbers"
     assert colours(path) == "r" * 8 + "b" * 8
     edl = run("export", "--video", films / "drop.mov", "--span", "1-3", "--format", "edl").out
-    assert " 01:00:00;28 01:00:02;28 01:00:00;00 01:00:02;00" in edl
+    assert " 01:00:00;28 01:00:02;28 01:00:00;00 01:00:02;00" in edl, "from the nearest frame, which begins at 1.001 s"
 
 
 def test_a_copy_begins_at_the_keyframe_and_says_so(run: Any, films: Path, tmp_path: Path) -> None:
