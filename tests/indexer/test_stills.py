@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from library_maker import axis, clip, install, video
+from library_maker import add_file, install
 from media import Shot, make_video
 from PIL import Image
 
 from vfindex.indexer.stills import FrameDecoder
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import LibraryError, QueryError, UsageError, VideoError
-from vfindex.storage.records import Location, UnitPlan, UnitResult
+from vfindex.storage.records import Location
 from vfindex.storage.writer import writing
 
 
@@ -38,11 +38,7 @@ def folder(tmp_path: Path, films: Path) -> Path:
     with writing(tmp_path) as writer:
         install(writer)
         for path in (*sorted(films.iterdir()), films / "gone.mp4"):
-            video_id = writer.catalog.begin_video(video(path.name), [UnitPlan(0)], recognised=True)
-            [(unit_id, _)] = writer.catalog.pending_units(video_id)
-            writer.commit_unit(video_id, path.name, unit_id, UnitResult((clip(visual=axis(1)),), ()))
-            size_bytes = path.stat().st_size if path.exists() else 100
-            writer.catalog.finish_video(video_id, Location(bytes(path), size_bytes, 1, 1), [])
+            add_file(writer, path)
         writer.publish()
     return tmp_path
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import av
 import pytest
-from library_maker import axis, clip, install, video
+from library_maker import add_file, install
 from media import Shot, make_video
 
 from vfindex.indexer.playback.player import MediaPlayer
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import LibraryError, QueryError, UsageError, VideoError
-from vfindex.storage.records import Location, UnitPlan, UnitResult
 from vfindex.storage.writer import writing
 
 
@@ -30,11 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with writing(root) as writer:
         install(writer)
         for path in (*sorted(films.iterdir()), films / "gone.mp4"):
-            video_id = writer.catalog.begin_video(video(path.name), [UnitPlan(0)], recognised=True)
-            [(unit_id, _)] = writer.catalog.pending_units(video_id)
-            writer.commit_unit(video_id, path.name, unit_id, UnitResult((clip(visual=axis(1)),), ()))
-            size_bytes = path.stat().st_size if path.exists() else 100
-            writer.catalog.finish_video(video_id, Location(bytes(path), size_bytes, 1, 1), [])
+            add_file(writer, path)
         writer.publish()
     return root
 
