@@ -1,4 +1,4 @@
-"""Pictures from strangers, each decoded in a child process: `python -m vfindex.indexer.pictures` is that child."""
+"""Untrusted pictures, each decoded in a child process: `python -m vfindex.indexer.pictures` is that child."""
 
 from __future__ import annotations
 

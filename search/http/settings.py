@@ -156,7 +156,7 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
 
 
 class PictureReader(Protocol):
-    """Decodes pictures from strangers, in a confined child process, for the image encoder of a library."""
+    """Decodes untrusted pictures, in a confined child process, for the image encoder of a library."""
 
     def prepare(self, engine: SearchEngine) -> None:
         """Give a library its image encoder, if it has none yet. Raises ModelError, VfindexError."""

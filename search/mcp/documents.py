@@ -1,7 +1,7 @@
-"""What tools answer: records as JSON documents of bounded size, with what strangers wrote marked as such.
+"""What tools answer: records as JSON documents of bounded size, with untrusted text marked as such.
 
 Titles, names, tags, transcripts and text on the screen come from whoever made a video. An agent may take them for
-orders, so that each stands in a field of its own that begins with `untrusted_`, and the answer says what that means.
+orders, so that each is in a field of its own that begins with `untrusted_`, and the answer says what that means.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def _indexed(rows: list[tuple[int, str, str]]) -> sqlite3.Connection:
 
 
 def moved_times(before: str, after: str, times: WordTimes) -> WordTimes:
-    """Return when the words of a corrected text begin: those of the words that stand in both texts, in this order.
+    """Return when the words of a corrected text begin: those of the words that both texts have, in this order.
 
     A word in place of another has its time as well, unless none stays.
     """
