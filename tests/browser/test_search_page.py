@@ -230,6 +230,7 @@ def test_the_tray_exports(open_page: Callable[..., Any], site: Site) -> None:
     assert b"film 6.mp4" in download.value.path().read_bytes()
     assert download.value.suggested_filename.endswith(".csv")
     page.click("#tray .count")
+    page.wait_for_url("**/marks?list=cut")
     assert page.locator("[data-mark]").count() == 1
     assert page.locator("h1").inner_text() == "Marks"
 
@@ -246,11 +247,13 @@ def test_search_works_without_javascript(open_page: Callable[..., Any]) -> None:
     page = open_page("/", java_script_enabled=False)
     page.fill("#q", "3")
     page.press("#q", "Enter")
+    page.wait_for_url("**/?q=3")
     assert page.locator(CARD).count() == 24
     page.click("a[rel=next]")
+    page.wait_for_url("**/?q=3&*")
     assert page.locator(CARD).count() == 6
     page.locator(".shot").first.click()
-    assert re.search(r"/videos/v\d+\?", page.url)
+    page.wait_for_url(re.compile(r"/videos/v\d+\?"))
     assert page.locator("#transcript a").count() == 2
     assert page.locator("button:visible").all_inner_texts() == ["Search"]
 
