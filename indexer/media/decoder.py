@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -85,6 +86,12 @@ class Decoder:
         self._command = command if command is not None else module
         self._child: Child | None = None
         self._busy = self._killed = False
+
+    def start(self) -> None:
+        """Start the child, which takes a moment to import its libraries. If it fails, the first request says so."""
+        if self._child is None:
+            with suppress(OSError):
+                self._child = Child(self._command)
 
     def probe(self, path: bytes) -> Probe:
         """Return the file's header. Raises VideoError."""

@@ -37,7 +37,7 @@ class ImageQueue:
 
     @property
     def batch_frames(self) -> int:
-        return min(STEP_FRAMES, self._encoder.batch_frames)
+        return min(STEP_FRAMES, self._encoder.batch_frames * len(self._threads))
 
     @property
     def busy_s(self) -> float:
@@ -47,9 +47,11 @@ class ImageQueue:
 
     def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:
         """Return the encoder's vectors of these frames. Raises as the encoder does."""
-        future: Future[FloatArray] = Future()
-        self._requests.put((frames, future))
-        return future.result()
+        step, futures = self._encoder.batch_frames, []
+        for start in range(0, len(frames) or 1, step):  # more than one batch is computed in several lanes
+            futures.append(Future[FloatArray]())
+            self._requests.put((frames[start : start + step], futures[-1]))
+        return np.concatenate([future.result() for future in futures])
 
     def close(self) -> None:
         """End the threads after all pending requests."""

@@ -39,11 +39,17 @@ class DecoderThreads:
     """Threads, each with its own decode child. A context manager that ends the children."""
 
     def __init__(self, workers: int) -> None:
+        self.workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="unit")
         self._decoders = [Decoder() for _ in range(workers)]
         self._free: queue.LifoQueue[Decoder] = queue.LifoQueue()  # no more children than needed
         for decoder in self._decoders:
             self._free.put(decoder)
+
+    def start(self, children: int) -> None:
+        """Start this many children, rather than each when it is needed."""
+        for decoder in self._decoders[-children:]:  # the queue takes the last first
+            decoder.start()
 
     def submit(self, work: Callable[[Decoder], T]) -> Future[T]:
         """Return the future of `work(decoder)`."""
@@ -73,14 +79,14 @@ class DecoderThreads:
 class LocalRunner:
     """Runs `prepare` and `index_unit` in threads. A context manager that ends its children, recognisers included."""
 
-    def __init__(self, workers: int, encoders: Encoders) -> None:
-        """Raise ModelError if a model of an extractor cannot be opened."""
-        self.window = workers
+    def __init__(self, threads: DecoderThreads, encoders: Encoders) -> None:
+        """threads: which it ends. Raises ModelError if a model of an extractor cannot be opened."""
+        self.window = threads.workers
         self._images = ImageQueue(encoders.image_model(), encoders.lanes) if encoders.lanes else None
         self._encoders = encoders if self._images is None else encoders.with_images(self._images)
         self._extractors = open_extractors(self._encoders)
         self._opened_s = time.monotonic()
-        self._threads = DecoderThreads(workers)
+        self._threads = threads
 
     def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
         """Return the future of `pipeline.prepare`."""

@@ -275,7 +275,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     """Yield the runner that was chosen, and the models of this process."""
     from vfindex.indexer.models.base import Texts
     from vfindex.indexer.models.factory import Opening, open_encoders
-    from vfindex.indexer.runners.local import LocalRunner, default_workers
+    from vfindex.indexer.runners.local import DecoderThreads, LocalRunner, default_workers
     from vfindex.storage.machine import usable_cores
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
@@ -299,11 +299,13 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
         with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:
             yield on_ray, texts
         return
-    with run.callbacks.interruptible():
-        opening = Opening(usable_cores(), idle, settings.compiled, spoken)
-        encoders = open_encoders(setup, cache, opening, say=say)
-    with LocalRunner(settings.workers or default_workers(), encoders) as local:
-        yield local, encoders
+    with DecoderThreads(settings.workers or default_workers()) as threads:
+        threads.start(min(threads.workers, len(run.todo)))  # while the models are opened
+        with run.callbacks.interruptible():
+            opening = Opening(usable_cores(), idle, settings.compiled, spoken)
+            encoders = open_encoders(setup, cache, opening, say=say)
+        with LocalRunner(threads, encoders) as local:
+            yield local, encoders
 
 
 def open_text(setup: Setup, cache: Path, *, say: Callable[[str], None]) -> PassageEncoder:

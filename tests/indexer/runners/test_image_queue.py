@@ -61,6 +61,21 @@ def test_units_share_batches_and_get_their_own_vectors() -> None:
     assert queue.busy_s > 0
 
 
+def test_a_unit_alone_keeps_both_lanes_busy() -> None:
+    encoder = Slow()
+    encoder.batch_frames = 4
+    queue = ImageQueue(encoder, lanes=2)
+    assert queue.batch_frames == 8
+    with ThreadPoolExecutor(1) as unit:
+        vectors = unit.submit(queue.encode_images, frames(1, 4) + frames(2, 3))
+        while len(encoder.sizes) < 2:  # both before either is released
+            time.sleep(0.01)
+        encoder.release.set()
+        assert vectors.result().tolist() == [[1]] * 4 + [[2]] * 3
+    assert sorted(encoder.sizes) == [3, 4]
+    queue.close()
+
+
 def test_a_bug_of_the_encoder_is_raised_in_the_unit_and_the_queue_goes_on() -> None:
     class Broken(Slow):
         def encode_images(self, frames: Sequence[Pixels]) -> FloatArray:

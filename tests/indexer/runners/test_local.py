@@ -18,7 +18,7 @@ from vfindex.indexer.models.base import Encoders, Pixels
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, index_unit
-from vfindex.indexer.runners.local import LocalRunner
+from vfindex.indexer.runners.local import DecoderThreads, LocalRunner
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
@@ -80,7 +80,7 @@ def begin_all(videos: Sequence[Prepared], encoder: Colours, runner: LocalRunner)
 
 def test_units_that_share_batches_are_those_of_each_alone(videos: list[Prepared], decoder: Decoder) -> None:
     encoder = Colours()
-    with LocalRunner(len(videos), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+    with LocalRunner(DecoderThreads(len(videos)), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
         futures = begin_all(videos, encoder, runner)
         encoder.release.set()
         shared = [future.result() for future in futures]
@@ -96,9 +96,17 @@ def test_units_that_share_batches_are_those_of_each_alone(videos: list[Prepared]
             assert clip.thumbnail == other.thumbnail
 
 
+def test_children_start_before_the_models_are_open(videos: list[Prepared]) -> None:
+    with DecoderThreads(3) as threads:
+        threads.start(2)
+        started = [decoder._child for decoder in threads._decoders]
+        assert [child is not None and child.running() for child in started] == [False, True, True]
+        assert threads.submit(lambda decoder: decoder._child).result() is started[-1], "which the first file then gets"
+
+
 def test_a_video_that_fails_in_a_shared_batch_fails_alone(videos: list[Prepared]) -> None:
     encoder = Colours(refuses=True)
-    with LocalRunner(len(videos), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+    with LocalRunner(DecoderThreads(len(videos)), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
         futures = begin_all(videos, encoder, runner)
         encoder.release.set()
         failed = [colour for colour, future in zip(COLOURS, futures, strict=True) if future.exception(60) is not None]
@@ -109,7 +117,7 @@ def test_a_video_that_fails_in_a_shared_batch_fails_alone(videos: list[Prepared]
 def test_a_last_frame_waits_for_no_other_video(videos: list[Prepared]) -> None:
     encoder = Colours()
     encoder.release.set()
-    with LocalRunner(1, Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+    with LocalRunner(DecoderThreads(1), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
         for video in videos:  # none begins before the one before it has ended
             assert runner.index(video, video.units[0], OPTIONS).result(60).result.clips
     assert max(encoder.sizes) < encoder.batch_frames
@@ -120,7 +128,7 @@ def test_a_run_that_is_broken_off_ends_with_frames_in_the_queue(videos: list[Pre
     before = threading.active_count()
 
     def broken_off() -> None:
-        with LocalRunner(len(videos), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+        with LocalRunner(DecoderThreads(len(videos)), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
             begin_all(videos, encoder, runner)
             waits.set()
             raise KeyboardInterrupt
