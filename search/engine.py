@@ -228,7 +228,9 @@ class SearchEngine:
         for each in (searcher, *([now] if now is not None and now.library is searcher.library else [])):
             if each.index is not None and each.generation == generation.sha256:
                 return each.index
-        opened = snapshot.remembered(("index", generation.id), lambda: _opened_index(searcher.library, generation))
+        opened = snapshot.remembered(
+            ("index", generation.id), lambda: _opened_index(searcher.library, generation, searcher.index)
+        )
         if isinstance(opened, JointIndex):
             with self._lock:
                 if self._searcher is not None and self._searcher.library is searcher.library:
@@ -320,9 +322,9 @@ def _check_comparable(folders: Sequence[Path], views: Sequence[View]) -> None:
         )
 
 
-def _opened_index(library: Library, generation: Generation) -> JointIndex | IndexUnusable:
+def _opened_index(library: Library, generation: Generation, known: JointIndex | None) -> JointIndex | IndexUnusable:
     try:
-        return library.open_index(generation)
+        return library.open_index(generation, known=known)
     except IndexUnusable as exc:
         return exc
 

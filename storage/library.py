@@ -23,12 +23,12 @@ from vfindex.storage.errors import (
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, unreadable
 from vfindex.storage.index.model_versions import in_use
-from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.reader import JointIndex, files_of
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import Comparable, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import QueryModel
+from vfindex.storage.records import QueryModel, StoredFile
 from vfindex.storage.settings_backup import INODE, read_backup
 from vfindex.storage.text.corrected import NO_CORRECTIONS
 from vfindex.storage.user.corrections import CorrectionReader
@@ -37,8 +37,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 # How a message about an unusable joint index ends.
 _SCANS = ", so searches scan every clip; run: vfindex rebuild"
-# Suffix of joint index files; files of the older FAISS format have another and are rebuilt.
-INDEX_SUFFIX = ".joint"
 
 
 class Library:
@@ -129,30 +127,40 @@ class Library:
         return path if os.path.isfile(path) else None  # one in a folder that cannot be entered counts as missing
 
     def load_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex | None:
-        """Return the joint index of a generation, None if its file cannot be used; `open_index` says why."""
+        """Return the joint index of a generation, None if its files cannot be used; `open_index` says why."""
         try:
             return self.open_index(generation, thorough=thorough)
         except IndexUnusable:
             return None
 
-    def open_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex:
-        """Return the joint index of a generation. Raises IndexUnusable if its file is gone, damaged or unreadable.
+    def open_index(
+        self, generation: Generation, *, thorough: bool = False, known: JointIndex | None = None
+    ) -> JointIndex:
+        """Return the joint index of a generation. Raises IndexUnusable if a file is gone, damaged or unreadable.
 
-        thorough: check all of the file, else what `JointIndex.load` says.
+        thorough: check all of the files, else what `JointIndex.load` says. known: an open index of an earlier
+        generation, whose segments are used again.
         """
         path = self.index / generation.file
         try:
             if path.parent != self.index or generation.file in ("", ".", ".."):
                 raise IndexUnusable(f"the library names a joint index outside itself ({generation.file!r}){_SCANS}")
-            return JointIndex.load(path, size_bytes=generation.size_bytes, sha256=generation.sha256, thorough=thorough)
+            return JointIndex.load(self.index, generation.stored, thorough=thorough, known=known)
         except FileNotFoundError as exc:
-            raise IndexUnusable(f"the joint index {path} is missing{_SCANS}") from exc
+            raise IndexUnusable(f"the joint index {exc.filename or path} is missing{_SCANS}") from exc
         except LibraryDamaged as exc:
             raise IndexUnusable(f"the joint index {path} is damaged or of an older form{_SCANS}") from exc
         except PermissionError as exc:
-            raise unreadable(path) from exc
+            raise unreadable(Path(exc.filename or path)) from exc
         except OSError as exc:
             raise IndexUnusable(f"the joint index {path} cannot be read ({exc.strerror}){_SCANS}") from exc
+
+    def index_files(self, own: StoredFile) -> list[StoredFile]:
+        """Return the files that a generation needs, its own first; that alone if it cannot be read."""
+        try:
+            return files_of(self.index, own)
+        except (OSError, LibraryDamaged):
+            return [own]
 
 
 def closed(folder: Path) -> LibraryError:

@@ -431,3 +431,12 @@ class Setup:
     word_weight: float
     references: Mapping[ModelKind, str] = field(default_factory=dict)
     imputed_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file below `index/`, and what vouches for it: its size and the SHA-256 of its footer."""
+
+    name: str
+    size_bytes: int
+    sha256: str

@@ -2,70 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert
 
 from vfindex.storage.db import schema
-from vfindex.storage.db.catalog import Catalog, now
+from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.engine import checkpoint, translated
 from vfindex.storage.db.migrations import MIGRATIONS, applied_migrations
-from vfindex.storage.db.reader import Generation, Snapshot
+from vfindex.storage.db.reader import Generation
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
-from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryVersion, NotPublished
+from vfindex.storage.errors import LibraryError, LibraryLocked, LibraryVersion, NotPublished
 from vfindex.storage.files.file_systems import refuse_network_folder
 from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, share
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
-from vfindex.storage.index.builder import Source, build, extend
-from vfindex.storage.index.gate import View, refusal
 from vfindex.storage.index.model_versions import in_use
-from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
-from vfindex.storage.joint.shared import SharedSpec, spec_hash
-from vfindex.storage.joint.vector import JointSpec, ModalityPrior, estimate_spec
-from vfindex.storage.library import INDEX_SUFFIX, Library, refuse_torn
-from vfindex.storage.meta import LibraryMeta, put_fusion, put_query_models, put_setup, put_shared_spec
+from vfindex.storage.joint.shared import SharedSpec
+from vfindex.storage.joint.vector import ModalityPrior
+from vfindex.storage.library import Library, refuse_torn
+from vfindex.storage.meta import LibraryMeta, put_query_models, put_setup
 from vfindex.storage.migration import discard_former, migrate_by_copy
 from vfindex.storage.modalities import ModalityName
+from vfindex.storage.publication import LeftS, Publisher
 from vfindex.storage.records import Setup, UnitResult
 from vfindex.storage.settings_backup import INODE, write_backup
 
-logger = logging.getLogger(__name__)
-
-# Size of the delta (unindexed clips, scanned exactly) at which a run publishes a generation before its end.
-MAX_DELTA_CLIPS = 50_000
-# The current generation and the one before it: a reader that has just read the pointer still finds its file.
-KEPT_GENERATIONS = 2
 _FOLDERS = ("index", "query", "thumbs")
-# The published generation and its index, None where that cannot be used; None before the first is published.
-_Before = tuple[Generation, JointIndex | None] | None
-# What a maker has written: the source, the size and the SHA-256 of the file; and with the file's name, as published.
-_Built = tuple[Source, int, str]
-_Made = tuple[Source, tuple[str, int, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a generation is to be. fusion: the library's own. shared: takes its place, with a JointSpec; None: no."""
-
-    fusion: Fusion
-    shared: SharedSpec | None
-
-    def keeps(self, spec: JointSpec) -> bool:
-        """Return whether an index with this JointSpec may be extended."""
-        return self.shared is None or spec_hash(self.shared.setup, spec) == self.shared.hash
-
-
-_Maker = Callable[[Snapshot, _Before, _Plan, str], _Built | None]
 
 
 @contextmanager
@@ -151,6 +121,7 @@ class Writer:
         for suffix in ("", "-wal", "-shm"):
             share(folder / (DATABASE + suffix))
         self.library = Library(folder)
+        self.publisher = Publisher(self.catalog, self.library)
         inode = str((folder / DATABASE).stat().st_ino)
         if self.catalog.get(INODE) != inode:
             self.catalog.put(INODE, inode)
@@ -260,6 +231,7 @@ class Writer:
     def scrub(self) -> Scrubbed:
         """Scrub the database if a removal left that to do, see `scrubbing`; at most once a writer."""
         if self._scrubbed is None and self.catalog.get(SCRUB) is not None:
+            self.publisher.erase_deleted()
             self.library.close()
             for part in self.folder.glob("library.db.repaired*"):
                 part.unlink(missing_ok=True)
@@ -291,135 +263,13 @@ class Writer:
         return ""
 
     def publish(self, fusion: Fusion | None = None) -> Generation:
-        """Build an index of all committed clips and make it the current generation.
+        """See `Publisher.publish`."""
+        return self.publisher.publish(fusion)
 
-        It extends the index before if little has changed. If `gate` refuses that, it is built from nothing, and if it
-        refuses the new statistics too, from nothing with the old statistics. The file is synced before the pointer is
-        committed; the last KEPT_GENERATIONS files are kept. fusion: replaces the library's; None keeps it. Raises
-        UsageError if it does not fit the models, NotPublished if no index passes: the old one stays, and readers scan
-        the delta.
-        """
-        meta = LibraryMeta(self.catalog)
-        plan = _Plan(meta.own_fusion if fusion is None else fusion, meta.shared_spec)
-        with self.library.snapshot() as snapshot:
-            newest = snapshot.generation()
-            # A new fusion is a user's choice and may give other hits, so it is not compared with the old one.
-            before = newest if fusion is None else None
-            extends = before is not None and plan.keeps(before.spec)
-            made = self._made(snapshot, before, plan, self._makers if extends else self._makers[1:])
-        return self._publish(made, plan)
+    def merge(self, left_s: LeftS, say: Callable[[str], None] = lambda _: None) -> bool:
+        """See `Publisher.merge`."""
+        return self.publisher.merge(left_s, say)
 
     def publish_shared(self, shared: SharedSpec | None) -> Generation:
-        """Publish with a spec that other libraries share, as all later generations do; None: with one of its own.
-
-        The gate compares a shared spec with the generation in use; a spec of the library's own is taken as it is.
-        Raises as `publish` does.
-        """
-        plan = _Plan(LibraryMeta(self.catalog).own_fusion, shared)
-        with self.library.snapshot() as snapshot:
-            before = None if shared is None else snapshot.generation()
-            made = self._made(snapshot, before, plan, (self._built,))
-        return self._publish(made, plan)
-
-    def _publish(self, made: _Made, plan: _Plan) -> Generation:
-        self._point_to(made, plan)
-        self._drop_old_files()
-        self.write_backup()
-        with self.library.snapshot() as snapshot:
-            generation = snapshot.generation()
-        if generation is None:
-            raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
-        return generation
-
-    def _made(self, snapshot: Snapshot, before: Generation | None, plan: _Plan, makers: Sequence[_Maker]) -> _Made:
-        """Return the new file by the first maker whose index passes the gate. Raises as `publish` does."""
-        newest = snapshot.generation()
-        name = f"{(newest.id if newest else 0) + 1:08d}{INDEX_SUFFIX}"
-        reason = ""
-        old = None if before is None else (before, self.library.load_index(before))
-        published = None if old is None else View.published(snapshot, *old)
-        for make in makers:
-            try:
-                made = make(snapshot, old, plan, name)
-            except (OSError, RuntimeError, MemoryError) as exc:
-                raise LibraryError(
-                    f"the joint index could not be written ({exc}); free some space and run the same command again: "
-                    "searches go on with the index before it"
-                ) from exc
-            if made is None:
-                continue
-            source, size_bytes, sha256 = made
-            index = JointIndex.load(self.library.index / name, size_bytes=size_bytes, sha256=sha256)
-            refused = refusal(snapshot, source.spec, index, published, self.library.query_folder)
-            if refused is None:
-                return source, (name, size_bytes, sha256)
-            reason = refused
-            logger.info("a new joint index was not published: %s", reason)
-            (self.library.index / name).unlink(missing_ok=True)
-        raise NotPublished(
-            f"the new joint index was not published: {reason}; searches stay right, but scan exactly what the one "
-            "before lacks; run: vfindex verify"
-        )
-
-    @property
-    def _makers(self) -> tuple[_Maker, ...]:
-        return self._extended, self._built, self._rebuilt
-
-    def _extended(self, snapshot: Snapshot, before: _Before, _: _Plan, name: str) -> _Built | None:
-        """Extend the index before; None if too much has changed since it was built."""
-        generation, index = before or (None, None)
-        if generation is None or index is None:
-            return None
-        source = Source(snapshot, generation.spec, LibraryMeta(snapshot).priors, snapshot.clip_ids(searchable=False))
-        made = extend(index, source, snapshot.changed(generation.watermark), self.library.index / name)
-        return None if made is None else (source, *made)
-
-    def _built(self, snapshot: Snapshot, _: _Before, plan: _Plan, name: str) -> _Built:
-        """Build an index of all clips with the shared JointSpec, or a new one."""
-        priors = LibraryMeta(snapshot).priors
-        ids = snapshot.clip_ids(searchable=False)
-        if plan.shared is not None:
-            spec = plan.shared.spec
-        else:
-            dims = {m: len(p.mean) for m, p in priors.items()}
-            spec = estimate_spec(priors, (rows for _, rows in snapshot.batches(ids, dims)), plan.fusion)
-        source = Source(snapshot, spec, priors, ids)
-        return source, *build(source, self.library.index / name)
-
-    def _rebuilt(self, snapshot: Snapshot, before: _Before, plan: _Plan, name: str) -> _Built | None:
-        """Build an index of all clips with the JointSpec of the one before; None if there is none, or no other."""
-        if before is None or plan.shared is not None:
-            return None
-        source = Source(snapshot, before[0].spec, LibraryMeta(snapshot).priors, snapshot.clip_ids(searchable=False))
-        return source, *build(source, self.library.index / name)
-
-    def _point_to(self, made: _Made, plan: _Plan) -> None:
-        """Commit the pointer to a file together with its fusion and shared spec."""
-        source, file = made
-        with self.catalog.transaction() as connection:
-            connection.execute(
-                insert(schema.generation).values(
-                    **dict(zip(("file", "size_bytes", "sha256"), file, strict=True)),
-                    spec=source.spec.to_json(),
-                    watermark=max(source.ids, default=0),
-                    clips=len(source.ids),
-                    created_at=now(),
-                )
-            )
-            put_fusion(connection, plan.fusion)
-            put_shared_spec(connection, plan.shared)
-            connection.execute(delete(schema.index_change))
-            connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
-
-    def _drop_old_files(self) -> None:
-        g = schema.generation.c
-        # After a removal, the old file must not keep the removed vectors.
-        most = KEPT_GENERATIONS if self.catalog.get(SCRUB) is None else 1
-        with self.catalog.transaction() as connection:
-            kept = connection.scalars(select(g.file).order_by(g.id.desc()).limit(most)).all()
-            oldest = connection.scalars(select(g.id).order_by(g.id.desc()).limit(most)).all()[-1]
-            connection.execute(schema.generation.delete().where(g.id < oldest))
-        with on_disk("the joint index"):
-            for path in self.library.index.iterdir():
-                if path.name not in kept:
-                    path.unlink(missing_ok=True)
+        """See `Publisher.publish_shared`."""
+        return self.publisher.publish_shared(shared)

@@ -17,7 +17,7 @@ from vfindex.cli.out_file import PNG
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.storage.files.regular import read_file
-from vfindex.storage.library import INDEX_SUFFIX
+from vfindex.storage.index.reader import SEGMENT_SUFFIX
 from vfindex.storage.writer import writing
 
 
@@ -70,7 +70,7 @@ def test_a_pipe_in_place_of_an_output_file_never_blocks(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
         add_video(writer, "a.mp4", [clip(visual=axis(0))])
-        for name in ("library.json.part", f"index/{1:08d}{INDEX_SUFFIX}.part"):
+        for name in ("library.json.part", f"index/{1:08d}{SEGMENT_SUFFIX}.part"):
             os.mkfifo(tmp_path / name)
         assert writer.publish().clips == 1
     assert [path.name for path in tmp_path.rglob("*.part")] == []

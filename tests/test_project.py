@@ -106,7 +106,8 @@ ROOMS = {
         *("calibration", "rank", "query"),
     ),
     "storage": (
-        *("maintenance", "writer", "library", "settings_backup", "index", "meta", "user", "migration", "db"),
+        *("maintenance", "writer", "publication", "library", "settings_backup"),
+        *("index", "meta", "user", "migration", "db"),
         *("encoders", "text"),
         *("joint", "files", "state_cache", "ids", "records", "modalities", "machine", "errors", "package"),
     ),

@@ -218,7 +218,7 @@ def _with_deadline(callbacks: Callbacks, settings: RunSettings, began: float) ->
         left_s = settings.left_s(began)
         return callbacks.stop() or (left_s is not None and left_s <= 0)
 
-    return replace(callbacks, stop=stop)
+    return replace(callbacks, stop=stop, left_s=lambda: settings.left_s(began))
 
 
 def _noting_progress(callbacks: Callbacks, catalog: Catalog, run_id: int) -> Callbacks:

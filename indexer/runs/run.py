@@ -14,10 +14,10 @@ from vfindex.indexer.options import Options
 from vfindex.indexer.runs.report import ProgressCallback, Report
 from vfindex.indexer.scan.walk import Failed, Found, Skipped
 from vfindex.storage.db.sources import read_scan_cache
-from vfindex.storage.errors import NotPublished, Problem, counted
-from vfindex.storage.library import INDEX_SUFFIX
+from vfindex.storage.errors import LibraryDamaged, NotPublished, Problem, counted
+from vfindex.storage.index.reader import files_of
+from vfindex.storage.publication import MAX_DELTA_CLIPS
 from vfindex.storage.records import SEARCHABLE, FileStamp, FileState
-from vfindex.storage.writer import MAX_DELTA_CLIPS
 
 if TYPE_CHECKING:
     from vfindex.indexer.runs.reuse import StoredVideos
@@ -31,12 +31,14 @@ Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial
 class Callbacks:
     """What a run calls while it works.
 
-    progress: after every unit. stop: often; True ends the run after the running units. say: a line before anything
-    slow. interruptible: a context in which no work can be lost, so Ctrl-C may raise KeyboardInterrupt.
+    progress: after every unit. stop: often; True ends the run after the running units. left_s: returns the seconds
+    until the deadline, None without one. say: a line before anything slow. interruptible: a context in which no work
+    can be lost, so Ctrl-C may raise KeyboardInterrupt.
     """
 
     progress: ProgressCallback = lambda _: None
     stop: Callable[[], bool] = lambda: False
+    left_s: Callable[[], float | None] = lambda: None
     say: Callable[[str], None] = lambda _: None
     interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -194,7 +196,9 @@ class Run:
             setattr(self.report, how, getattr(self.report, how) + 1)
 
     def end(self, began: float, *, thorough: bool = True) -> None:
-        """Publish a new joint index if one is due and the run was not interrupted, and store the report.
+        """Publish a new joint index if one is due, merge its segments while there is time, and store the report.
+
+        An interrupted run does neither.
 
         began: on the monotonic clock. thorough: check the whole joint index, not its size alone.
         """
@@ -202,6 +206,8 @@ class Run:
             with self._until_interrupted():
                 if _is_due(self.writer, thorough):
                     self.publish()
+                while self.writer.merge(self.callbacks.left_s, self.callbacks.say):
+                    pass
         self.report.wall_s = time.monotonic() - began
         self.report.sort()
         self.writer.catalog.end_run(self.report.run_id, self.report.to_dict(os.fsdecode))
@@ -241,11 +247,12 @@ def _is_due(writer: Writer, thorough: bool) -> bool:
         return False
     if thorough:
         return writer.library.load_index(generation, thorough=True) is None
+    folder = writer.library.index
     try:
-        size_bytes = os.stat(writer.library.index / generation.file).st_size
-    except OSError:
+        files = files_of(folder, generation.stored)
+        return any((folder / each.name).stat().st_size != each.size_bytes for each in files)
+    except (OSError, LibraryDamaged):
         return True
-    return size_bytes != generation.size_bytes or not generation.file.endswith(INDEX_SUFFIX)
 
 
 def stored_failure(path: bytes, problem: Mapping[str, str] | None) -> Problem:

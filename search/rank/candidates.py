@@ -152,7 +152,7 @@ class Candidates:
         index = self._view.index
         if index is None:
             return []
-        _, ids = index.search(joint[None], first.stop, self._clips, self._outdated)
+        _, ids = index.nearest(joint[None], first.stop, self._clips, self._outdated)
         nearest: list[int] = ids[0].tolist()
         return nearest
 

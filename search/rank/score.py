@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,16 +191,15 @@ def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors, absent
     scores = np.full(len(ids), np.inf)
     slices, ways = view.spec.slices(), directions(query.vectors, view.spec)
     delta = view.delta
-    sources: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+    sources: list[tuple[NDArray[np.int64], FloatArray]] = []  # positions in `ids`, and their joint vectors
     if view.index is not None:
-        sources.append((view.index.all_ids(), view.index.rows))
+        current = np.flatnonzero(~in_sorted(ids, delta.outdated))
+        held, rows = view.index.vectors(ids[current])
+        sources.append((current[held], rows))
     if delta.joint is not None:
-        sources.append((delta.ids, delta.joint))
-    for source_ids, joint in sources:
-        positions, present = positions_in(ids, source_ids)
-        if joint is not delta.joint:
-            present &= ~in_sorted(ids, delta.outdated)
-        rows = np.take(joint, positions[present], axis=0).astype(np.float32)
+        positions, present = positions_in(ids, delta.ids)
+        sources.append((np.flatnonzero(present), delta.joint[positions[present]]))
+    for present, rows in sources:
         scores[present] = 0.0
         for modality, direction in ways.items():
             values = (rows[:, slices[modality]] @ direction.own).astype(np.float64)

@@ -121,12 +121,15 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
         "ALTER TABLE segment ADD COLUMN speakers TEXT",
         "CREATE INDEX IF NOT EXISTS segment_by_speakers ON segment (speakers, video_id) WHERE speakers IS NOT NULL",
     ),
+    # A generation's file may be a list of segments, which earlier readers take for a damaged index, and scan all clips.
+    "list_index_segments": (),
 }
 # Of a new library, too.
 TRIGGERS = tuple(each for each in MIGRATIONS["record_index_changes"] if each.startswith("CREATE TRIGGER"))
 # What older readers must know of to read a library: one that knows no tracks takes the text of all for speech.
 BREAKING = (
     *("create_tables", "create_full_text_index", "index_every_script", "give_segments_a_track", "separate_frames"),
+    "list_index_segments",
 )
 # Without these, today's reader cannot read a library.
 REQUIRED = frozenset({"create_tables", "create_full_text_index", "index_every_script"})

@@ -28,7 +28,7 @@ from vfindex.storage.ids import FEW_VIDEOS
 from vfindex.storage.joint.codecs import unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Segment
+from vfindex.storage.records import SEARCHABLE, FloatArray, Location, Segment, StoredFile
 from vfindex.storage.text.corrected import NO_CORRECTIONS, Corrections
 from vfindex.storage.text.full_text import Words
 
@@ -43,7 +43,7 @@ _AMONG = "(SELECT value FROM json_each(?))"  # the values of a list in JSON
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A published joint index: a file below `index/`, its SHA-256, and the last clip id in it (watermark)."""
+    """A published joint index: its file below `index/`, a segment or a list of them, and the last clip id in it."""
 
     id: int
     file: str
@@ -52,6 +52,10 @@ class Generation:
     spec: JointSpec
     watermark: int
     clips: int
+
+    @property
+    def stored(self) -> StoredFile:
+        return StoredFile(self.file, self.size_bytes, self.sha256)
 
 
 class Snapshot:

@@ -1,12 +1,13 @@
-"""Builds joint indexes: from nothing, or from the one before if little has changed.
+"""Makes the joint index of the next generation: seals segments, deletes clips, merges segments, writes the list of all.
 
-Memory stays bounded: clips come from library.db in batches, vectors go to the file as they come and are read from
-there, mapped.
+What readers have open is never changed: every step writes new files, and the next generation names them. Memory stays
+bounded: vectors go to the file as they come and are read from there, mapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,148 +16,163 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import evenly_spaced
-from vfindex.storage.index import reader
+from vfindex.storage.index import segment
 from vfindex.storage.index.file_format import IndexWriter, writing_index
-from vfindex.storage.index.flat import joint_batches
-from vfindex.storage.index.ivf_pq import (
-    ROWS_A_LIST,
-    TRAINING_ROWS,
-    IvfPq,
-    Lists,
-    cluster,
-    encode,
-    grown,
-    number_of_lists,
-    segments_of,
-    train,
-)
-from vfindex.storage.index.reader import JointIndex, code_name, facts_of
-from vfindex.storage.index.tuning import CLIPS_A_QUESTION, QUESTIONS, questions, tuned_params
+from vfindex.storage.index.ivf_pq import write_codes
+from vfindex.storage.index.merging import level
+from vfindex.storage.index.reader import LIST_SUFFIX, SEGMENT_SUFFIX, JointIndex, write_list
+from vfindex.storage.index.search_params import TunedParams
+from vfindex.storage.index.segment import IndexSegment, facts_of
+from vfindex.storage.index.tuning import CLIPS_A_QUESTION, QUESTIONS, is_enough, questions, tuned_params
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import FloatArray
+from vfindex.storage.records import FloatArray, StoredFile
 
-# Lists are built again, with a JointSpec of their own, when so many of the clips they were made of are gone or have
-# other vectors, as a share; when so many have been added, which keeps the work of a library that grows from nothing
-# within twice that of the last; and when the centre of all clips has moved so far, in spreads of the scores of
-# unrelated ones.
-MOST_GONE, MOST_ADDED, MOST_DRIFT = 0.1, 1.0, 0.1
-# Clips from which it is estimated how far the centre has moved.
-DRIFT_CLIPS = 4096
-# Rows copied from one file to the next at a time.
+# Vectors copied from older segments at a time.
 _COPIED = 1 << 16
+# Clips from which the mean of a segment of an earlier version is estimated.
+_MEAN_CLIPS = 4096
+Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """What an index is built from. ids: of all clips, increasing."""
+class Recipe:
+    """What segments are built for. spec: of their vectors. priors: with the background queries for tuning."""
 
-    snapshot: Snapshot
     spec: JointSpec
-    priors: dict[ModalityName, ModalityPrior]
-    ids: Sequence[int]
-
-    def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> Iterator[FloatArray]:
-        """Yield the joint vectors of clips in bounded batches, at least an empty one."""
-        yield np.zeros((0, self.spec.dim), np.float32)
-        yield from (rows for _, rows in joint_batches(self.snapshot, self.spec, ids))
+    priors: Mapping[ModalityName, ModalityPrior]
 
 
-def build(source: Source, path: Path) -> tuple[int, str]:
-    """Build the index of all clips of the source; return (bytes, SHA-256) as `JointIndex.load` takes them."""
-    ids = np.asarray(source.ids, np.int64)
-    with writing_index(path) as file:
-        file.put("ids", "<i8", [ids])
-        file.put("dead", "<i8", [np.zeros(0, np.int64)])
-        if len(ids) <= reader.EXACT_CLIPS:
-            file.put("rows", "<f4", source.rows(source.ids))
-            return file.end(facts_of(len(ids)))
-        file.put("rows", "<f2", source.rows(source.ids))
-        rows, slices = file.written("rows"), tuple(source.spec.slices().values())
-        sample = _some(rows, max(TRAINING_ROWS, ROWS_A_LIST * number_of_lists(len(ids))))
-        codebook = train(sample, segments_of(slices, source.spec.dim))
-        codes = _coded(file, slices, cluster(sample, rows, source.spec.corners()[0]), codebook)
-        asked = questions(source.spec, source.priors, _some(rows, CLIPS_A_QUESTION * QUESTIONS))
-        return file.end(facts_of(len(ids), tuned_params(codes, rows, asked, slices)))
+class Draft:
+    """The next joint index: `put` vectors, `drop` clips, `merge` segments, ask for the `nearest`, then `finish`.
 
-
-def extend(before: JointIndex, source: Source, changed: NDArray[np.int64], path: Path) -> tuple[int, str] | None:
-    """Make the index of all clips of the source from the one before, whose JointSpec the source has.
-
-    changed: clips with other vectors than in the one before, increasing. Vectors of deleted clips are zeroed. Returns
-    None, and writes nothing, if it has no lists or too much has changed since they were trained.
+    index: as it stands. Another engine of dense vectors would offer the same put, drop and nearest.
     """
-    ids = np.asarray(source.ids, np.int64)
-    old, codes = before.all_ids(), before.codes
-    new, gone = np.setdiff1d(ids, old), np.flatnonzero(~np.isin(old, ids))
-    if codes is None or before.tuned is None or (len(new) and new[0] <= old[-1]):
-        return None
-    moved = np.setdiff1d(before.places_of(changed), gone)
-    replaced = before.replaced + len(moved)
-    added = ids[ids > old[before.built - 1]]
-    if len(gone) + replaced > MOST_GONE * before.built or len(added) > MOST_ADDED * before.built:
-        return None
-    if drift(source, added.tolist(), before) > MOST_DRIFT:
-        return None
-    with writing_index(path) as file:
-        file.put("ids", "<i8", [old, new])
-        file.put("dead", "<i8", [gone])
-        file.put("rows", "<f2", chain(_renewed(before, source, moved, gone), source.rows(new)))
-        lists = grown(codes.lists, file.written("rows"), source.spec.corners()[0], moved, gone)
-        _coded(file, before.tuned.slices, lists, codes.codebook)
-        return file.end(facts_of(before.built, before.tuned, replaced))
+
+    def __init__(self, folder: Path, number: int, recipe: Recipe, segments: Sequence[IndexSegment] = ()) -> None:
+        """folder: of the files. number: of the generation, which names them. segments: of the generation before."""
+        self._folder, self._name, self._recipe = folder, f"{number:08d}", recipe
+        self._segments = list(segments)
+        self._new: list[Path] = []
+
+    @property
+    def spec(self) -> JointSpec:
+        return self._recipe.spec
+
+    @property
+    def index(self) -> JointIndex:
+        return JointIndex([each for each in self._segments if len(each)] or self._segments[:1])
+
+    def put(self, ids: Ids, rows: Iterable[FloatArray]) -> None:
+        """Seal a segment of clips; older vectors of these are deleted. ids: increasing. rows: in batches (n, dim)."""
+        self.drop(ids)
+        self._segments.append(self._sealed(ids, rows, self._segments))
+
+    def drop(self, ids: Ids) -> None:
+        """Delete clips. ids: increasing; those that are not there are passed over."""
+        self._segments = [each.without(ids) for each in self._segments]
+
+    def nearest(self, queries: FloatArray, top_k: int, among: Ids | None = None) -> tuple[FloatArray, Ids]:
+        """See `JointIndex.nearest`."""
+        return self.index.nearest(queries, top_k, among)
+
+    def merge(self, chosen: Sequence[IndexSegment], check: Callable[[], None] = lambda: None) -> None:
+        """Replace segments by one with their living clips. check: called often; may raise, which changes nothing."""
+        before, others = self._segments, [each for each in self._segments if each not in chosen]
+        ids = np.concatenate([each.living() for each in chosen])
+        order = np.argsort(ids)
+        self._segments = others
+        try:
+            self._segments = [*others, self._sealed(ids[order], _gathered(chosen, order, check), before)]
+        except BaseException:
+            self._segments = before
+            raise
+
+    def finish(self) -> StoredFile:
+        """Return the file of the generation: the only segment, or a list of all. Raises OSError."""
+        segments = self.index.segments
+        only = segments[0].file if len(segments) == 1 and not len(segments[0].dead) else None
+        if only is not None:
+            return only
+        self._new.append(self._folder / f"{self._name}{LIST_SUFFIX}")
+        return write_list(self._new[-1], segments)
+
+    def discard(self) -> None:
+        """Delete the files written."""
+        for path in self._new:
+            path.unlink(missing_ok=True)
+
+    def _sealed(self, ids: Ids, rows: Iterable[NDArray[Any]], known: Sequence[IndexSegment]) -> IndexSegment:
+        """Return a new segment. known: segments whose search parameters may be used again."""
+        made = len([path for path in self._new if path.suffix == SEGMENT_SUFFIX])
+        path = self._folder / f"{self._name}{f'-{made + 1}' if made else ''}{SEGMENT_SUFFIX}"
+        is_only = not any(map(len, self._segments))
+        is_flat = len(ids) <= (segment.EXACT_CLIPS if is_only else segment.flat_clips())
+        began, total = time.monotonic(), np.zeros(self._recipe.spec.dim)
+        self._new.append(path)
+        with writing_index(path) as file:
+            file.put("ids", "<i8", [ids])
+            nothing = np.zeros((0, self._recipe.spec.dim), np.float32)
+            file.put("rows", "<f4" if is_flat and is_only else "<f2", chain([nothing], _summed(rows, total)))
+            file.put("centre", "<f4", [total[None] / max(1, len(ids))])
+            tuned = None if is_flat else self._coded(file, known)
+            stored = file.end(facts_of(tuned, time.monotonic() - began))
+        return IndexSegment.load(self._folder, stored)
+
+    def _coded(self, file: IndexWriter, known: Sequence[IndexSegment]) -> TunedParams:
+        """Write the codes of the vectors written; return their search parameters.
+
+        Those of a segment of about the same size are kept if they find enough here too.
+        """
+        recipe, rows = self._recipe, file.written("rows")
+        slices = tuple(recipe.spec.slices().values())
+        codes = write_codes(file, slices, recipe.spec.corners()[0])
+        sample = np.asarray(rows[evenly_spaced(len(rows), CLIPS_A_QUESTION * QUESTIONS)], np.float32)
+        alike = [each.tuned for each in known if each.tuned and level(len(each)) == level(len(rows))]
+        if alike and is_enough(alike[0], codes, rows, questions(recipe.spec, recipe.priors, sample)):
+            return alike[0]
+        return tuned_params(codes, rows, questions(recipe.spec, recipe.priors, sample), slices)
 
 
-def drift(source: Source, added: Sequence[int], before: JointIndex) -> float:
-    """Return the drift: how far the clips added since the lists were trained have moved the mean vector.
+def drift(index: JointIndex, recipe: Recipe) -> float:
+    """Return how far the mean vector of all clips is from where the JointSpec, estimated from them, has put it: at 0.
 
-    As the root mean square, over the background questions, of the difference that it makes to the score of the centre.
-    Unrelated clips have scores with a spread of about 1 for each modality. The old centre scores 0 with a JointSpec of
-    the library's own, and anything with a shared one.
+    As the root mean square, over the background questions, of the score of that mean; unrelated clips have scores with
+    a spread of about 1 for each modality. Of a shared JointSpec it says nothing.
     """
-    rows = np.concatenate(list(source.rows(added[evenly_spaced(len(added), DRIFT_CLIPS)])))
-    if not len(rows):
-        return 0.0
-    old = _some(before.rows[: before.built], DRIFT_CLIPS)
-    old = old[np.any(old, axis=1)]  # without deleted clips
-    moved = len(added) / len(source.ids) * (rows.mean(axis=0) - old.mean(axis=0))
-    asked = [background for _, background in questions(source.spec, source.priors, rows[:0])]
-    return float(max((np.sqrt(np.mean((each @ moved) ** 2)) for each in asked if len(each)), default=0.0))
+    weights = np.array([len(each) for each in index.segments], np.float64)
+    centres = np.stack([_centre(each) for each in index.segments])
+    mean = (weights / max(1.0, weights.sum()) @ centres).astype(np.float32)
+    nothing = np.zeros((0, index.dim), np.float32)
+    asked = [background for _, background in questions(recipe.spec, recipe.priors, nothing)]
+    return float(max((np.sqrt(np.mean((each @ mean) ** 2)) for each in asked if len(each)), default=0.0))
 
 
-def _some(rows: NDArray[Any], count: int) -> FloatArray:
-    """Return `count` of the rows (n, dim), taken evenly."""
-    return np.asarray(rows[evenly_spaced(len(rows), count)], np.float32)
+def _centre(part: IndexSegment) -> FloatArray:
+    """Return the mean vector of a segment; estimated where its file, of an earlier version, does not say."""
+    if part.centre is not None:
+        return part.centre
+    some = np.asarray(part.rows[evenly_spaced(len(part.rows), _MEAN_CLIPS)], np.float32)
+    return np.asarray(some.mean(axis=0) if len(some) else np.zeros(part.dim), np.float32)
 
 
-def _renewed(
-    before: JointIndex, source: Source, moved: NDArray[np.int64], gone: NDArray[np.int64]
-) -> Iterator[NDArray[Any]]:
-    """Yield the rows of an index: of the places `moved` those of the source, of `gone` zeros, others as they are."""
-    ids = before.all_ids()
-    for first in range(0, len(ids), _COPIED):
-        rows = np.array(before.rows[first : first + _COPIED])
-        rows[_within(gone, first) - first] = 0
-        places = _within(moved, first)
-        rows[places - first] = np.concatenate(list(source.rows(ids[places])))
+def _summed(rows: Iterable[NDArray[Any]], total: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
+    """Yield the batches, and add them up in `total`."""
+    for part in rows:
+        total += part.sum(axis=0, dtype=np.float64)
+        yield part
+
+
+def _gathered(chosen: Sequence[IndexSegment], order: Ids, check: Callable[[], None]) -> Iterator[NDArray[Any]]:
+    """Yield the living vectors of segments in batches. order: of the living clips of all, one segment after another."""
+    places = np.concatenate([np.delete(np.arange(len(each.ids)), each.dead) for each in chosen])
+    owners = np.repeat(np.arange(len(chosen)), [len(each) for each in chosen])
+    for first in range(0, len(order), _COPIED):
+        check()
+        part = order[first : first + _COPIED]
+        rows = np.empty((len(part), chosen[0].dim), np.float32)
+        for owner, each in enumerate(chosen):
+            own = owners[part] == owner
+            rows[own] = each.rows[places[part[own]]]
         yield rows
-
-
-def _within(places: NDArray[np.int64], first: int) -> NDArray[np.int64]:
-    """Return those of increasing places that stand in the piece copied from `first` on."""
-    return places[slice(*np.searchsorted(places, (first, first + _COPIED)))]
-
-
-def _coded(file: IndexWriter, slices: Sequence[slice], lists: Lists, codebook: FloatArray) -> IvfPq:
-    """Write the lists and the codes of the vectors written."""
-    rows = file.written("rows")
-    segments = segments_of(slices, rows.shape[1])
-    file.put("members", "<i4", [lists.members])
-    file.put("ends", "<i8", [lists.ends])
-    file.put("centroids", "<f4", [lists.centroids])
-    file.put("codebook", "<f4", [codebook])
-    for number in range(len(segments)):
-        file.put(code_name(number), "|u1", encode(rows, lists, segments, codebook, number))
-    return IvfPq(segments, lists, codebook, [file.written(code_name(number)) for number in range(len(segments))])

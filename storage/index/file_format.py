@@ -1,10 +1,11 @@
-"""The file of a joint index: named arrays, mapped into memory, each block with a checksum.
+"""The files of a joint index, segments and lists of them: named arrays, mapped, each block with a checksum.
 
     b"vfjoint1" | arrays, each at a multiple of 4,096 bytes | footer: JSON | its length (8 bytes) | b"vfjoint1"
 
-The footer names the arrays, holds the CRC-32 of every block of them and what else a reader must know. library.db has
-its SHA-256, so that one short hash vouches for every block, and a reader chooses which of them it checks and when.
-Nothing in here can be executed or trusted with memory: bounds are checked before an array is made of bytes.
+The footer names the arrays, holds the CRC-32 of every block of them and what else a reader must know. Its SHA-256 is in
+library.db, or in a list of segments, so that one short hash vouches for every block, and a reader chooses which of them
+it checks and when. Nothing in here can be executed or trusted with memory: bounds are checked before an array is made
+of bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.regular import regular
 from vfindex.storage.files.writes import replacing
+from vfindex.storage.records import StoredFile
 
 MAGIC = b"vfjoint1"
 VERSION = 2
@@ -35,6 +38,8 @@ BLOCK_BYTES = 1 << 18
 _PAGE_BYTES = 4096
 # A footer is 50 KB for each GB of arrays; a longer one is not ours.
 _MAX_FOOTER_BYTES = 1 << 26
+# Numbers of blocks, by array.
+Blocks = Mapping[str, frozenset[int]]
 # Names and kinds of numbers that an array may have.
 _TYPES = ("<f4", "<f2", "<i8", "<i4", "|u1")
 
@@ -52,6 +57,10 @@ class _Array:
     def size_bytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
     def block(self, number: int) -> slice:
         """Return where a block stands in the file."""
         start = self.offset + number * BLOCK_BYTES
@@ -61,9 +70,9 @@ class _Array:
 class IndexWriter:
     """A file being written, see `writing_index`."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file = file
-        self._path = path
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        """name: that the file will have."""
+        self._file, self._path, self._name = file, Path(file.name), name
         self._arrays: dict[str, _Array] = {}
         file.write(MAGIC)
 
@@ -93,19 +102,19 @@ class IndexWriter:
         array = self._arrays[name]
         return _mapped(self._path, array) if array.size_bytes else np.zeros(array.shape, array.dtype)
 
-    def end(self, facts: Mapping[str, Any]) -> tuple[int, str]:
-        """Write the footer, which holds `facts` too; return (bytes, SHA-256 of the footer)."""
+    def end(self, facts: Mapping[str, Any]) -> StoredFile:
+        """Write the footer, which holds `facts` too; return the file as `IndexFile.open` takes it."""
         arrays = {name: [a.dtype, a.shape, a.offset, a.crcs] for name, a in self._arrays.items()}
         footer = json.dumps({"version": VERSION, "arrays": arrays, "facts": facts}, separators=(",", ":")).encode()
         self._file.write(footer + len(footer).to_bytes(8, "little") + MAGIC)
-        return self._file.tell(), hashlib.sha256(footer).hexdigest()
+        return StoredFile(self._name, self._file.tell(), hashlib.sha256(footer).hexdigest())
 
 
 @contextmanager
 def writing_index(path: Path) -> Iterator[IndexWriter]:
     """Make a new index file, on the disk when this returns, or none at all. Raises OSError."""
     with replacing(path) as file:
-        yield IndexWriter(file, Path(file.name))
+        yield IndexWriter(file, path.name)
 
 
 class IndexFile:
@@ -114,26 +123,27 @@ class IndexFile:
     On a network file system it is read into memory.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, _Array], facts: Mapping[str, Any], footer_sha256: str) -> None:
+    def __init__(self, path: Path, arrays: Mapping[str, _Array], facts: Mapping[str, Any], stored: StoredFile) -> None:
         self.path = path
         self.facts = facts
-        self.sha256 = footer_sha256
+        self.stored = stored
         self._arrays = arrays
         # A mapped file that another machine deletes ends the process at the next page fault (SIGBUS).
         self._bytes = np.fromfile(path, np.uint8) if is_on_shared(path.parent) else np.memmap(path, np.uint8, mode="r")
 
     @classmethod
-    def open(cls, path: Path, *, size_bytes: int, sha256: str) -> IndexFile:
+    def open(cls, folder: Path, stored: StoredFile) -> IndexFile:
         """Open the file that was written; nothing but its footer is read.
 
         Raises FileNotFoundError, or LibraryDamaged if size or footer are not those of `IndexWriter.end`.
         """
+        path = folder / stored.name
         damaged = damage(path)
-        if path.stat().st_size != size_bytes:
+        if path.stat().st_size != stored.size_bytes:
             raise damaged
         with open(path, "rb", opener=regular) as file:
-            footer, end = _read_footer(file, size_bytes)
-        if footer is None or hashlib.sha256(footer).hexdigest() != sha256:
+            footer, end = _read_footer(file, stored.size_bytes)
+        if footer is None or hashlib.sha256(footer).hexdigest() != stored.sha256:
             raise damaged
         try:
             content = json.loads(footer)
@@ -147,7 +157,7 @@ class IndexFile:
             raise damaged from exc
         if not fits:
             raise damaged
-        return cls(path, arrays, facts, sha256)
+        return cls(path, arrays, facts, stored)
 
     @property
     def names(self) -> list[str]:
@@ -165,18 +175,43 @@ class IndexFile:
         data = self._bytes[where.offset : where.offset + where.size_bytes]
         return np.asarray(data).view(where.dtype).reshape(where.shape)
 
-    def check(self, names: Sequence[str], most_blocks: int | None = None) -> None:
+    def check(self, names: Sequence[str], most_blocks: int | None = None, passed_over: Blocks | None = None) -> None:
         """Compare blocks of arrays with their checksums; all, or as many of each as `most_blocks`, spread evenly.
 
-        Raises LibraryDamaged.
+        passed_over: blocks that are not compared. Raises LibraryDamaged.
         """
         for name in names:
             array = self._arrays[name]
             count = len(array.crcs)
             step = 1 if most_blocks is None else max(1, -(-count // most_blocks))
-            for number in {*range(0, count, step), count - 1} if count else ():
+            chosen = {*range(0, count, step), count - 1} if count else set()
+            for number in chosen - (passed_over or {}).get(name, frozenset()):
                 if zlib.crc32(self._bytes[array.block(number)].data) != array.crcs[number]:
                     raise damage(self.path)
+
+    def blocks_of(self, name: str, rows: NDArray[np.int64]) -> frozenset[int]:
+        """Return the blocks that hold these rows of an array."""
+        width = self._arrays[name].row_bytes
+        ends = (rows * width // BLOCK_BYTES, ((rows + 1) * width - 1) // BLOCK_BYTES)
+        return frozenset(number for first, last in zip(*ends, strict=True) for number in range(first, last + 1))
+
+    @contextmanager
+    def overwriting(self) -> Iterator[Callable[[str, NDArray[np.int64], NDArray[Any]], None]]:
+        """Yield a function that writes values (n, ...) into rows (n,) of an array; on the disk when this returns.
+
+        The checksums of their blocks do not hold afterwards. Raises OSError.
+        """
+        with open(self.path, "r+b", opener=regular) as file:
+
+            def write(name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+                where = self._arrays[name]
+                for row, value in zip(rows.tolist(), np.ascontiguousarray(values, where.dtype), strict=True):
+                    file.seek(where.offset + row * where.row_bytes)
+                    file.write(value.tobytes())
+                file.flush()
+
+            yield write
+            os.fsync(file.fileno())
 
     def check_all(self) -> None:
         """Compare every block with its checksum. Raises LibraryDamaged."""

@@ -63,7 +63,7 @@ class View:
     @classmethod
     def candidate(cls, snapshot: Snapshot, spec: JointSpec, index: JointIndex) -> View:
         """Return what readers would search if this index of all clips were published."""
-        last = int(index.all_ids()[-1]) if len(index.all_ids()) else 0
+        last = int(index.ids().max(initial=0))
         return cls(spec, index, np.zeros(0, np.int64), snapshot.hidden(last))
 
 
@@ -119,8 +119,9 @@ def wrong_rows(snapshot: Snapshot, index: JointIndex, spec: JointSpec, ids: NDAr
         return len(ids)
     wrong = 0
     for part, rows in joint_batches(snapshot, spec, ids):
-        errors = np.linalg.norm(np.asarray(index.rows[index.places_of(part)], np.float32) - rows, axis=1)
-        wrong += int(np.count_nonzero(errors > ROUNDING * np.linalg.norm(rows, axis=1) + LEAST_ROUNDING))
+        held, own = index.vectors(part)
+        errors, lengths = np.linalg.norm(own - rows[held], axis=1), np.linalg.norm(rows[held], axis=1)
+        wrong += int(np.count_nonzero(~held) + np.count_nonzero(errors > ROUNDING * lengths + LEAST_ROUNDING))
     return wrong
 
 
@@ -180,7 +181,7 @@ def _found(
     result = []
     for item, query, found in zip(items, queries, lists, strict=True):
         if view.index is not None:
-            scores, ids = view.index.search(query[None], FIRST_CLIPS, without=view.outdated)
+            scores, ids = view.index.nearest(query[None], FIRST_CLIPS, without=view.outdated)
             found += zip(scores[0].tolist(), ids[0].tolist(), strict=True)
         best = [id_ for _, id_ in sorted(found, key=lambda pair: (-pair[0], pair[1]))[:FIRST_CLIPS]]
         clips = snapshot.clips(best)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.ids import evenly_spaced, in_sorted
+from vfindex.storage.index.file_format import IndexFile, IndexWriter
 from vfindex.storage.index.flat import one_thread
 from vfindex.storage.records import FloatArray
 
@@ -32,6 +34,8 @@ _TOGETHER = 1 << 15
 _SCANNED_FOR_ONE = 50
 # Subsets of modalities whose codes are cached.
 _READY = 4
+# The arrays of `write_codes` that are always checked completely: they lead to memory.
+STEERING = ("members", "ends", "centroids", "codebook")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +67,19 @@ class Lists:
     def blocks(self) -> NDArray[np.int64]:
         """Where the blocks of each list end: a block belongs to one list."""
         return np.cumsum(-(-self.sizes // BLOCK))
+
+    def blocks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the blocks that hold some rows, increasing. rows: increasing."""
+        at = np.flatnonzero(in_sorted(self.members.astype(np.int64), rows))
+        numbers = np.searchsorted(self.ends, at, side="right")
+        firsts, starts = self.blocks - -(-self.sizes // BLOCK), self.ends - self.sizes
+        return np.unique(firsts[numbers] + (at - starts[numbers]) // BLOCK)
+
+    def emptied_by(self, dead: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the lists all of whose rows are dead, increasing: the mean of one vector is that vector."""
+        at = np.flatnonzero(in_sorted(self.members.astype(np.int64), dead))
+        gone = np.bincount(np.searchsorted(self.ends, at, side="right"), minlength=len(self.ends))
+        return np.flatnonzero((gone == self.sizes) & (gone > 0))
 
 
 class IvfPq:
@@ -121,6 +138,19 @@ class IvfPq:
         """Return the cost of a search, in exactly scored vectors."""
         return share * len(self) / _SCANNED_FOR_ONE + candidates
 
+    def touched(self, dead: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Yield the arrays of `write_codes`, and their rows, that tell of vectors. dead: their rows, increasing."""
+        blocks = self.lists.blocks_of(dead)
+        yield from ((code_name(number), blocks) for number in range(len(self.segments)))
+        yield "centroids", self.lists.emptied_by(dead)
+
+    def renewed(self, rows: NDArray[Any], dead: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """Yield new values of what `touched` yields, which tell nothing of these vectors. rows: (n, dim), of all."""
+        for number, codes in enumerate(self._codes):
+            parts = encode(rows, self.lists, self.segments, self.codebook, number, dead)
+            yield np.concatenate([codes[:0], *parts])
+        yield np.zeros((len(self.lists.emptied_by(dead)), self.lists.centroids.shape[1]), np.float32)
+
     def _index(self, asked: tuple[int, ...]) -> Any:
         """Return FAISS's index of some segments; its blocks are those of the segments side by side."""
         with self._filling:
@@ -153,6 +183,41 @@ class IvfPq:
             faiss.memcpy(into.get_ids(number), faiss.swig_ptr(members), members.nbytes)
             faiss.memcpy(into.get_codes(number), faiss.swig_ptr(part), part.nbytes)
         index.ntotal = len(self)
+
+
+def write_codes(file: IndexWriter, slices: Sequence[slice], factors: FloatArray) -> IvfPq:
+    """Write lists and codes of the vectors that the file has as "rows", and return them.
+
+    slices: of the modalities. factors: see `cluster`.
+    """
+    rows = file.written("rows")
+    segments = segments_of(slices, rows.shape[1])
+    count = max(TRAINING_ROWS, ROWS_A_LIST * number_of_lists(len(rows)))
+    sample = np.asarray(rows[evenly_spaced(len(rows), count)], np.float32)
+    lists, codebook = cluster(sample, rows, factors), train(sample, segments)
+    file.put("members", "<i4", [lists.members])
+    file.put("ends", "<i8", [lists.ends])
+    file.put("centroids", "<f4", [lists.centroids])
+    file.put("codebook", "<f4", [codebook])
+    for number in range(len(segments)):
+        file.put(code_name(number), "|u1", encode(rows, lists, segments, codebook, number))
+    return IvfPq(segments, lists, codebook, [file.written(code_name(number)) for number in range(len(segments))])
+
+
+def read_codes(file: IndexFile, slices: Sequence[slice]) -> IvfPq:
+    """Return what `write_codes` has written. Raises KeyError, TypeError or ValueError for other content."""
+    rows = file.array("rows")
+    segments = segments_of(slices, rows.shape[1])
+    lists = Lists(file.array("members"), file.array("ends"), file.array("centroids"))
+    if lists.centroids.shape[1] != rows.shape[1] or len(lists.members) != len(rows):
+        raise ValueError("the lists are of other vectors")
+    codes = [file.array(code_name(number)) for number in range(len(segments))]
+    return IvfPq(segments, lists, file.array("codebook"), codes)
+
+
+def code_name(number: int) -> str:
+    """Return the name of the array with the codes of one segment."""
+    return f"codes of segment {number}"
 
 
 def segments_of(slices: Sequence[slice], dim: int) -> list[slice]:
@@ -192,69 +257,62 @@ def cluster(sample: FloatArray, rows: NDArray[Any], factors: FloatArray) -> List
     return lists_of(_assigned(rows, means.centroids, roots), rows, len(means.centroids))
 
 
-def grown(
-    lists: Lists, rows: NDArray[Any], factors: FloatArray, moved: NDArray[np.int64], dead: NDArray[np.int64]
-) -> Lists:
-    """Return the lists with new rows appended and changed rows reassigned; centroids stay.
-
-    rows: (n, dim), of all. moved: places of changed ones, increasing. dead: places of deleted ones, which are 0.
-    """
-    roots = np.sqrt(factors)
-    belongs = np.empty(len(rows), np.int64)
-    belongs[lists.members] = np.repeat(np.arange(len(lists.ends)), lists.sizes)
-    had = len(lists.members)
-    centroids = lists.centroids * roots
-    for places in (moved, np.arange(had, len(rows))):
-        for first in range(0, len(places), _TOGETHER):
-            part = places[first : first + _TOGETHER]
-            belongs[part] = _assigned(rows[part], centroids, roots)
-    return lists_of(belongs, rows, len(lists.ends), dead)
-
-
 def number_of_lists(count: int) -> int:
     """Return the number of lists for a number of vectors."""
     return max(1, round(2 * math.sqrt(count)))
 
 
-def lists_of(
-    belongs: NDArray[np.int64], rows: NDArray[Any], count: int, dead: NDArray[np.int64] | None = None
-) -> Lists:
-    """Return `count` lists. belongs: the list of each row (n,). dead: places of deleted rows, excluded from means."""
+def lists_of(belongs: NDArray[np.int64], rows: NDArray[Any], count: int) -> Lists:
+    """Return `count` lists. belongs: the list of each row (n,)."""
     members = np.argsort(belongs, kind="stable").astype(np.int32)
     sizes = np.bincount(belongs, minlength=count)
-    living = sizes if dead is None else sizes - np.bincount(belongs[dead], minlength=count)
     sums = np.zeros((count, rows.shape[1]), np.float32)
     for first in range(0, len(rows), _TOGETHER):
         part = belongs[first : first + _TOGETHER]
         order = np.argsort(part, kind="stable")
         numbers, starts = np.unique(part[order], return_index=True)
         sums[numbers] += np.add.reduceat(np.asarray(rows[first + order], np.float32), starts, axis=0)
-    return Lists(members, np.cumsum(sizes), sums / np.maximum(1, living).astype(np.float32)[:, None])
+    return Lists(members, np.cumsum(sizes), sums / np.maximum(1, sizes).astype(np.float32)[:, None])
 
 
 def encode(
-    rows: NDArray[Any], lists: Lists, segments: Sequence[slice], codebook: FloatArray, number: int
+    rows: NDArray[Any],
+    lists: Lists,
+    segments: Sequence[slice],
+    codebook: FloatArray,
+    number: int,
+    dead: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the codes of one segment of all vectors, (n_blocks, bytes of a block) at a time. rows: (n, dim)."""
+    """Yield the codes of one segment of all vectors, (n_blocks, bytes of a block) at a time. rows: (n, dim).
+
+    dead: increasing; only the blocks with these rows, which are encoded as 0. None: all blocks.
+    """
     import faiss
 
     pairs = [_pairs(where) for where in segments]
     index: Any = faiss.IndexPQFastScan(2 * pairs[number], pairs[number], 4, faiss.METRIC_INNER_PRODUCT)
     _learned(index, np.split(codebook, np.cumsum(pairs)[:-1])[number])
-    for places in _by_blocks(lists):
+    for places in _by_blocks(lists, None if dead is None else lists.blocks_of(dead)):
         part = _padded(rows[np.maximum(places, 0), segments[number]])
         part[places < 0] = 0
+        if dead is not None:
+            part[in_sorted(places, dead)] = 0
         index.add(part)
         codes: NDArray[np.uint8] = faiss.rev_swig_ptr(index.codes.get(), index.codes.size())
         yield codes.reshape(-1, pairs[number] * BLOCK // 2).copy()
         index.reset()
 
 
-def _by_blocks(lists: Lists) -> Iterator[NDArray[np.int64]]:
-    """Yield the places of all lists in block order, whole blocks at a time; -1 fills incomplete blocks."""
+def _by_blocks(lists: Lists, blocks: NDArray[np.int64] | None) -> Iterator[NDArray[np.int64]]:
+    """Yield the places of all lists in block order, whole blocks at a time; -1 fills incomplete blocks.
+
+    blocks: only these; None for all.
+    """
     places = np.full(int(lists.blocks[-1]) * BLOCK, -1)
     starts = BLOCK * np.concatenate([[0], lists.blocks[:-1]]) - np.concatenate([[0], lists.ends[:-1]])
     places[np.arange(len(lists.members)) + np.repeat(starts, lists.sizes)] = lists.members
+    if blocks is not None:
+        places = places.reshape(-1, BLOCK)[blocks].reshape(-1)
     for first in range(0, len(places), _TOGETHER):
         yield places[first : first + _TOGETHER]
 

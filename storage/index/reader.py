@@ -1,15 +1,19 @@
-"""The joint index: nearest clips by inner product, exact in a small library, 4-bit IVF-PQ in a large one.
+"""The joint index of a generation: nearest clips by inner product over all its segments.
 
-Up to `EXACT_CLIPS` clips the file holds float32 vectors, and a query is one matrix-vector product. Larger files hold
-float16 vectors and IVF-PQ codes (ivf_pq.py): a scan of the nearest lists gives candidates, which are re-ranked by their
-float16 vectors. The search parameters, numbers of lists and candidates, are tuned for each weighting when the index is
-built (tuning.py) and stored in the file; if no number of candidates suffices, all vectors are scored.
+A generation's file in `index/` is a segment (segment.py), or a list of segments with a bitmap of the deleted clips of
+each:
 
-The file is mapped, not read: `JointIndex.load` says what is checked.
+    arrays  "deleted N"  bits of the rows of the N-th segment, the lowest first; only where some are deleted
+    facts   "segments"   of each: its file, size, SHA-256, and the blocks whose checksums a removal has made invalid
+
+A clip that is not deleted is in one segment only. What is in library.db vouches for the list, and the list for its
+segments, so one committed row publishes them all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,72 +22,33 @@ from numpy.typing import NDArray
 
 from vfindex.storage.errors import DimensionError
 from vfindex.storage.ids import positions_in
-from vfindex.storage.index.file_format import IndexFile, damage
-from vfindex.storage.index.flat import HalfVectors, on_gpus
-from vfindex.storage.index.ivf_pq import IvfPq, Lists, segments_of
-from vfindex.storage.index.search_params import SearchParams, TunedParams
-from vfindex.storage.records import FloatArray
+from vfindex.storage.index.file_format import IndexFile, damage, writing_index
+from vfindex.storage.index.segment import CHECKED_BLOCKS, IndexSegment
+from vfindex.storage.records import FloatArray, StoredFile
 
-# Up to this many clips are scanned exactly: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s.
-EXACT_CLIPS = 50_000
-# From this many clips on, a GPU scores all vectors where that is needed. Not measured: no GPU was at hand.
-GPU_CLIPS = 200_000
-# FAISS's limit for one search on a GPU (its k-selection runs in shared memory).
-GPU_TOP_K = 2048
-# Vectors gathered and scored at a time when a filter selects some: 150 MB of 1,152 dimensions.
-GATHERED = 65_536
-# With at least this share of the clips selected (all but outdated ones, say), the parameters tuned for all clips hold.
-MOSTLY = 0.9
-# Up to this size all checksums of a file are compared when it is opened (some 20 ms); of larger files, this many blocks
-# of each large array.
-CHECKED_BYTES = 1 << 24
-CHECKED_BLOCKS = 16
-# Arrays with ids, lists and codebooks; always checked completely.
-STEERING = ("ids", "dead", "members", "ends", "centroids", "codebook")
+# Suffixes of the files in `index/`: segments, and lists of segments.
+SEGMENT_SUFFIX, LIST_SUFFIX = ".joint", ".segments"
 
 
 class JointIndex:
-    """Joint vectors of clips, searched by inner product."""
+    """Joint vectors of clips in segments, searched by inner product. Immutable; `builder.Draft` makes the next one."""
 
-    def __init__(self, ids: NDArray[np.int64], rows: NDArray[Any], dead: NDArray[np.int64] | None = None) -> None:
-        """ids: (n,), increasing. rows: (n, dim) float32 or float16. dead: rows of deleted clips, increasing."""
-        self._ids = ids
-        self._rows = rows
-        self._dead = np.zeros(0, np.int64) if dead is None else dead
-        self.codes: IvfPq | None = None  # of a large library, with its search parameters
-        self.tuned: TunedParams | None = None
-        self._on_gpus: Any = None
-        self.built = len(ids)  # clips that the lists were trained on
-        self.replaced = 0  # vectors replaced since then
+    def __init__(self, segments: Sequence[IndexSegment]) -> None:
+        """segments: at least one; no clip is in two of them unless it is deleted in one."""
+        self.segments = tuple(segments)
 
     @property
     def dim(self) -> int:
-        return int(self._rows.shape[1])
+        return self.segments[0].dim
 
     def __len__(self) -> int:
-        return len(self._ids) - len(self._dead)
-
-    @property
-    def rows(self) -> NDArray[Any]:
-        """The vectors (n, dim), those of deleted clips included."""
-        return self._rows
+        return sum(map(len, self.segments))
 
     def ids(self) -> NDArray[np.int64]:
         """Return the clip ids of the index, without deleted ones, increasing."""
-        return np.delete(self._ids, self._dead)
+        return np.sort(np.concatenate([each.living() for each in self.segments]))
 
-    @property
-    def is_quick(self) -> bool:
-        """Whether unfiltered queries never score all vectors."""
-        return self.tuned is not None and all(each.first.candidates for each in self.tuned.corners)
-
-    def all_ids(self) -> NDArray[np.int64]:
-        """Return the clip id of each row, deleted clips included."""
-        return self._ids
-
-    # --- searching ----------------------------------------------------------------------------------------------
-
-    def search(
+    def nearest(
         self,
         queries: FloatArray,
         top_k: int,
@@ -96,170 +61,115 @@ class JointIndex:
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise DimensionError(f"the index holds vectors of {self.dim} dimensions, not {queries.shape}")
-        kept = self._kept(among, without)
-        found = [self._nearest(query, top_k, kept) for query in np.ascontiguousarray(queries, np.float32)]
-        count = min((len(places) for _, places in found), default=0)
+        found = [
+            _best([each.nearest(query, top_k, among, without) for each in self.segments], top_k)
+            for query in np.ascontiguousarray(queries, np.float32)
+        ]
+        count = min((len(ids) for _, ids in found), default=0)
         scores = np.array([each[:count] for each, _ in found], np.float32).reshape(len(found), count)
-        places = np.array([each[:count] for _, each in found], np.int64).reshape(len(found), count)
-        return scores, np.asarray(self._ids)[places]
+        ids = np.array([each[:count] for _, each in found], np.int64).reshape(len(found), count)
+        return scores, ids
 
-    def _kept(self, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
-        """Return the mask (n,) of the rows that may be returned, None for all."""
-        dropped = self._dead if without is None else np.append(self._dead, self.places_of(without))
-        if among is None and not len(dropped):
-            return None
-        kept = np.full(len(self._ids), among is None)
-        if among is not None:
-            kept[self.places_of(among)] = True
-        kept[dropped] = False
-        return kept
-
-    def places_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the rows of these clips; clips that are not in the index are left out."""
-        places, known = positions_in(ids, self._ids)
-        return places[known]
-
-    def _nearest(
-        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
-    ) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, places) of at most `top_k`, best first."""
-        count = len(self._ids) if kept is None else int(np.count_nonzero(kept))
-        top_k = min(top_k, count)
-        if not top_k:
-            return np.zeros(0, np.float32), np.zeros(0, np.int64)
-        candidates = self._candidates(query, top_k, kept, count)
-        if candidates is not None:
-            found = self._scored(query, candidates, top_k)
-            # Clips without the query's modality score 0, many at once: their order among the codes says nothing about
-            # the clips that a filter selects.
-            if count >= MOSTLY * len(self._ids) or found[0][-1] > 0:
-                return found
-        return self._scan(query, top_k, kept)
-
-    def _candidates(
-        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None, count: int
-    ) -> NDArray[np.int64] | None:
-        """Return rows that contain the best, or None if scoring all `count` is faster or the only way."""
-        if self.codes is None or self.tuned is None:
-            return None
-        measured = self.tuned.choose(query)
-        reach = measured.of(top_k * len(self._ids) // count)
-        while reach.candidates and self.codes.cost(reach.candidates, reach.share) < count:
-            places = self.codes.nearest(query, reach.candidates, reach.share)
-            if kept is None:
-                return places if len(places) >= top_k else None
-            at = np.flatnonzero(kept[places])
-            # The parameters hold for as many first candidates as were measured, whichever of them a filter selects.
-            if len(at) >= top_k and reach.covers(measured.of(int(at[top_k - 1]) + 1)):
-                return places[at]
-            reach = SearchParams(2 * reach.candidates, 1.0)
-        return None
-
-    def _scan(
-        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
-    ) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, rows) of the best, by scoring every selected row."""
-        if self._on_gpus is not None and kept is None and top_k <= GPU_TOP_K:
-            scores, places = self._on_gpus.search(query[None], top_k)
-            return scores[0], places[0]
-        many = kept is None or 4 * np.count_nonzero(kept) > len(kept)
-        if many and self._rows.dtype == np.float16:
-            return HalfVectors(self._rows).best(query, top_k, kept)
-        if kept is None or (many and self._rows.dtype == np.float32):
-            scores = self._rows @ query
-            if kept is not None:
-                scores[~kept] = -np.inf
-            places = _largest(scores, top_k)
-            return scores[places], places
-        return self._scored(query, np.flatnonzero(kept), top_k)
-
-    def _scored(self, query: FloatArray, places: NDArray[np.int64], top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, rows) of the best of `places`, scored in the dimensions that the query uses."""
-        best, scores = places[:0], np.zeros(0, np.float32)
-        asked = np.flatnonzero(query)
-        span = slice(int(asked[0]), int(asked[-1]) + 1) if len(asked) else slice(self.dim)
-        query = query[span]
-        for first in range(0, len(places), GATHERED):
-            part = places[first : first + GATHERED]
-            rows = self._rows[part, span]
-            if rows.dtype == np.float16:
-                found, at = HalfVectors(rows).best(query, top_k)
-            else:
-                each = rows @ query
-                at = _largest(each, top_k)
-                found = each[at]
-            best, scores = np.concatenate([best, part[at]]), np.concatenate([scores, found])
-            order = _largest(scores, top_k)
-            best, scores = best[order], scores[order]
-        return scores, best
+    def vectors(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], FloatArray]:
+        """Return which of the clips (n,) the index holds, and their vectors (n_held, dim)."""
+        held = np.zeros(len(ids), np.bool_)
+        parts = []
+        for each in self.segments:
+            places, known = positions_in(ids, each.ids)
+            known &= ~positions_in(places, each.dead)[1]
+            held |= known
+            parts.append((np.flatnonzero(known), each.rows[places[known]]))
+        if len(parts) == 1:
+            return held, np.asarray(parts[0][1], np.float32)
+        rows = np.zeros((len(ids), self.dim), np.float32)
+        for at, part in parts:
+            rows[at] = part
+        return held, rows[held]
 
     # --- files --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: Path, *, size_bytes: int, sha256: str, thorough: bool = False) -> JointIndex:
-        """Return the index in `path`, mapped. Raises FileNotFoundError, or LibraryDamaged for another file.
+    def load(
+        cls, folder: Path, own: StoredFile, *, thorough: bool = False, known: JointIndex | None = None
+    ) -> JointIndex:
+        """Return the index whose file is `own`, mapped. Raises FileNotFoundError, or LibraryDamaged for another file.
 
-        Checks its size, footer and STEERING arrays, and a sample of blocks of the large arrays: damage in other blocks
-        costs candidates, never memory safety, and a hit's score comes from library.db. thorough: check every block.
+        `IndexSegment.load` says what is checked of each segment. thorough: check every block. known: an open index,
+        whose segments are used again.
         """
-        file = IndexFile.open(path, size_bytes=size_bytes, sha256=sha256)
-        file.check([name for name in STEERING if name in file])
-        if thorough or size_bytes <= CHECKED_BYTES:
-            file.check_all()
-        else:
-            file.check([name for name in file.names if name not in STEERING], CHECKED_BLOCKS)
+        file = IndexFile.open(folder, own)
+        if "segments" not in file.facts:
+            return cls([IndexSegment.of(file, None if thorough else CHECKED_BLOCKS)])
+        file.check_all()
+        again = {each.file: each for each in known.segments} if known is not None and not thorough else {}
         try:
-            return cls._of(file)
-        except (KeyError, TypeError, ValueError) as exc:
-            raise damage(path) from exc
-
-    @classmethod
-    def _of(cls, file: IndexFile) -> JointIndex:
-        """Return the index in a file. Raises KeyError, TypeError or ValueError for another content."""
-        ids, rows, dead = file.array("ids"), file.array("rows"), file.array("dead")
-        if rows.ndim != 2 or ids.ndim != 1 or len(ids) != len(rows) or np.any(ids[1:] <= ids[:-1]):
-            raise ValueError("the clips of the index are in disorder")
-        if len(dead) and not (np.all(dead[1:] > dead[:-1]) and dead[0] >= 0 and dead[-1] < len(ids)):
-            raise ValueError("the clips that are gone are in disorder")
-        index = cls(ids, rows, dead)
-        index.built, index.replaced = int(file.facts["built"]), int(file.facts.get("replaced", 0))
-        if file.facts["efforts"] is not None:
-            index.codes, index.tuned = _codes(file, rows.shape), TunedParams.from_dict(file.facts["efforts"])
-        if len(ids) >= GPU_CLIPS and not index.is_quick:
-            index.copy_to_gpus()
-        return index
-
-    def copy_to_gpus(self) -> None:
-        """Copy the vectors to the GPUs, if there are any with enough memory."""
-        self._on_gpus = on_gpus(self._rows)
+            files = [_stored_file(entry) for entry in file.facts["segments"]]
+            blocks = None if thorough else max(1, CHECKED_BLOCKS // len(files))
+            segments = []
+            for number, (stored, entry) in enumerate(zip(files, file.facts["segments"], strict=True)):
+                segment = again.get(stored) or _opened(folder, stored, entry["unchecked"], blocks)
+                segments.append(segment.with_dead(_dead(file, f"deleted {number}", segment)))
+            return cls(segments)
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as exc:
+            raise damage(file.path) from exc
 
 
-def facts_of(built: int, tuned: TunedParams | None = None, replaced: int = 0) -> dict[str, Any]:
-    """Return the facts that the footer stores.
-
-    built: clips that the lists were trained on. replaced: vectors replaced since then.
-    """
-    return {"built": built, "efforts": None if tuned is None else tuned.to_dict(), "replaced": replaced}
-
-
-def _codes(file: IndexFile, shape: tuple[int, ...]) -> IvfPq:
-    """Return a file's codes. shape: of its vectors. Raises KeyError, TypeError or ValueError for other content."""
-    slices = [slice(int(start), int(stop)) for start, stop in file.facts["efforts"]["slices"]]
-    segments = segments_of(slices, shape[1])
-    lists = Lists(file.array("members"), file.array("ends"), file.array("centroids"))
-    if lists.centroids.shape[1] != shape[1] or len(lists.members) != shape[0]:
-        raise ValueError("the lists are of other vectors")
-    codes = [file.array(code_name(number)) for number in range(len(segments))]
-    return IvfPq(segments, lists, file.array("codebook"), codes)
+def files_of(folder: Path, own: StoredFile) -> list[StoredFile]:
+    """Return the files of a generation, its own first. Raises OSError, LibraryDamaged; opens no other."""
+    file = IndexFile.open(folder, own)
+    try:
+        return [file.stored, *map(_stored_file, file.facts.get("segments", ()))]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise damage(file.path) from exc
 
 
-def code_name(number: int) -> str:
-    """Return the name of the array with the codes of one segment."""
-    return f"codes of segment {number}"
+def write_list(path: Path, segments: Sequence[IndexSegment]) -> StoredFile:
+    """Write a list of segments, whose files are on the disk. Raises OSError."""
+    with writing_index(path) as file:
+        for number, each in enumerate(segments):
+            if len(each.dead):
+                bits = np.zeros(len(each.ids), np.bool_)
+                bits[each.dead] = True
+                file.put(f"deleted {number}", "|u1", [np.packbits(bits, bitorder="little")])
+        return file.end({"segments": [_entry(each) for each in segments]})
 
 
-def _largest(scores: FloatArray, top_k: int) -> NDArray[np.int64]:
-    """Return the positions of the `top_k` largest scores, largest first; ties in order of position."""
-    first = max(0, len(scores) - top_k)
-    chosen = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
-    return chosen[np.argsort(-scores[chosen], kind="stable")]
+def _entry(segment: IndexSegment) -> dict[str, Any]:
+    if segment.file is None:
+        raise ValueError("a segment in memory cannot be listed")
+    unchecked = {name: sorted(blocks) for name, blocks in segment.unchecked.items()}
+    return {**asdict(segment.file), "unchecked": unchecked}
+
+
+def _stored_file(entry: Mapping[str, Any]) -> StoredFile:
+    """Parse the file of an entry. Raises KeyError, TypeError or ValueError for anything else."""
+    name = str(entry["name"])
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError("the list names a segment outside its folder")
+    return StoredFile(name, int(entry["size_bytes"]), str(entry["sha256"]))
+
+
+def _opened(
+    folder: Path, stored: StoredFile, unchecked: Mapping[str, Sequence[int]], blocks: int | None
+) -> IndexSegment:
+    passed_over = {name: frozenset(map(int, each)) for name, each in unchecked.items()}
+    return IndexSegment.load(folder, stored, blocks, passed_over)
+
+
+def _dead(file: IndexFile, name: str, segment: IndexSegment) -> NDArray[np.int64]:
+    """Return the deleted rows of a segment. Raises ValueError for a bitmap of another length."""
+    if name not in file:
+        return np.zeros(0, np.int64)
+    bits = file.array(name)
+    if bits.shape != (-(-len(segment.ids) // 8),):
+        raise ValueError("the bitmap is of another segment")
+    return np.flatnonzero(np.unpackbits(bits, count=len(segment.ids), bitorder="little"))
+
+
+def _best(found: Sequence[tuple[FloatArray, NDArray[np.int64]]], top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Return the best of several (scores, ids), best first; ties in order of id."""
+    if len(found) == 1:
+        return found[0]
+    scores, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    best = np.lexsort((ids, -scores))[:top_k]
+    return scores[best], ids[best]

@@ -36,6 +36,8 @@ FLOOR = 0.95
 # Queries of either kind per weighting, at most: for tuning, and for checking a published index. With 96, some samples
 # had 0.994 where all 250 had 0.984.
 QUESTIONS, FEW_QUESTIONS = 512, 16
+# Of how many queries one is asked to see whether known parameters suffice.
+EVERY = 4
 # Clips read per query: those that lack a modality are no queries for it alone.
 CLIPS_A_QUESTION = 3
 # Scores this close may be in either order: float32 sums depend on the order of addition, and float16 rounds.
@@ -100,6 +102,26 @@ def tuned_params(
     return TunedParams(corners, tuple(slices), tuple(shares.tolist()))
 
 
+def is_enough(
+    tuned: TunedParams, codes: IvfPq, rows: NDArray[np.float16], asked: Sequence[tuple[FloatArray, FloatArray]]
+) -> bool:
+    """Return whether parameters tuned for other vectors have the required recall here, for each kind of query.
+
+    By one of EVERY queries, so without the margin: it was in them when they were tuned. See `tuned_params`.
+    """
+    kinds = [[queries[::EVERY] for queries in each] for each in asked]
+    parts = [queries for each in kinds for queries in each]
+    found = HalfVectors(rows).best_scores(np.concatenate(parts), MANY)
+    best = np.split(found, np.cumsum([len(each) for each in parts])[:-1])
+    for at, corner in enumerate(tuned.corners):
+        trial = _Trial(codes, rows, kinds[at], best[2 * at : 2 * at + 2])
+        for which, params in enumerate((corner.first, corner.many)):
+            ranks = [of_kind[which] for of_kind in trial.ranks(params.share)]
+            if any(np.mean(each < params.candidates) < REQUIRED[which][0] for each in ranks):
+                return False
+    return True
+
+
 def _between(queries: FloatArray) -> FloatArray:
     """Return the queries (n, dim), filled up to QUESTIONS with sums of two of them."""
     pairs = queries + np.roll(queries, len(queries) // 3, axis=0)
@@ -122,7 +144,7 @@ def recall_at_10(
     queries, top_k = np.concatenate(asked), min(FIRST, len(ids))
     if not len(queries) or not top_k:
         return [1.0] * len(asked)
-    found = index.search(queries, top_k)[1]  # (n_queries, <= top_k)
+    found = index.nearest(queries, top_k)[1]  # (n_queries, <= top_k)
     best = np.full((len(queries), top_k), -np.inf, np.float32)
     scores = np.full(found.shape, -np.inf, np.float32)  # of the hits, from library.db
     for part, rows in joint_batches(snapshot, spec, ids.tolist()):

@@ -80,9 +80,10 @@ def _copy(library: Library, made: Path) -> None:
     with closing(Library(made)) as copied, copied.snapshot() as snapshot:
         generation = snapshot.generation()
         if generation is not None:
-            _copy_file(library.index / generation.file, copied.index / generation.file)
-            if not (copied.index / generation.file).exists() and _newest(library) != generation.id:
-                raise LibraryChanged("its joint index has been replaced meanwhile")
+            for file in library.index_files(generation.stored):
+                _copy_file(library.index / file.name, copied.index / file.name)
+                if not (copied.index / file.name).exists() and _newest(library) != generation.id:
+                    raise LibraryChanged("its joint index has been replaced meanwhile")
         for name in snapshot.thumbnails():
             source_file = library.thumbnail(name)
             if source_file is not None:

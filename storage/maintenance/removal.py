@@ -372,7 +372,8 @@ def _vectors(writer: Writer, gone: _Contents, quick: Place) -> Place:
     index = writer.library.load_index(generation) if generation else None
     left = len(set(index.ids().tolist()) - stored) if index is not None else 0
     if gone.prints:
-        left += len([path for path in files if generation is None or path.name != generation.file])
+        kept = [] if generation is None else [each.name for each in writer.library.index_files(generation.stored)]
+        left += len([path for path in files if path.name not in kept])
     return Place("index", f"{counted(len(files), 'file')} below index/", left + quick.left, quick.note)
 
 

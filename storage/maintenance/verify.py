@@ -17,8 +17,9 @@ from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged
 from vfindex.storage.files.permissions import is_allowed
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.index.gate import wrong_rows
+from vfindex.storage.index.reader import SEGMENT_SUFFIX
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
-from vfindex.storage.library import INDEX_SUFFIX, Library, again_if_changed
+from vfindex.storage.library import Library, again_if_changed
 from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
 from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
@@ -154,7 +155,7 @@ def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> N
             f"the database has lost what was committed last: it had {counted(spare.clips, 'clip')} at index generation "
             f"{spare.generation} and is at {newest}{_RESTORE}"
         )
-    elif spare is None and newest == 0 and not result.clips and any(library.index.glob(f"*{INDEX_SUFFIX}")):
+    elif spare is None and newest == 0 and not result.clips and any(library.index.glob(f"*{SEGMENT_SUFFIX}")):
         result.problems.append(f"the database is empty, and there is a joint index of its clips{_RESTORE}")
     if snapshot.get("setup") is None and spare is not None:
         result.problems.append("the library's settings are lost; run: vfindex repair")

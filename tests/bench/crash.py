@@ -1,7 +1,7 @@
 """SIGKILL at random instants: python tests/bench/crash.py [--kills N] [--searches N] [--only NAME...] [--cache DIR]
 
-Ingest, reindex, remove, purge, publication, rebuild and repair over a few short videos, each time from the same
-library, are killed: every second time at a random instant of the run, else within a randomly chosen phase, so that
+Ingest, reindex, remove, purge, publication, rebuild and repair over a few short videos, and reindex and remove with an
+index of several segments, each time from the same library, are killed: every second time at a random instant of the run, else within a randomly chosen phase, so that
 short phases are hit too. After each kill, SQLite's integrity check, the row checksums and the bijection of clips and
 vectors must hold, no video may be lost or incomplete, and a search must answer; repeating the command must give a
 library equal to that of an undisturbed run. Prints the phases of the kills and `N kills, 0 losses`; exits with 1 after
@@ -50,7 +50,7 @@ def main() -> None:
                 asked = search_meanwhile(machine, scenario, base, arguments.searches)
                 print(*asked.faults, sep="\n")
     for (name, phase), n in sorted(landed.items()):
-        print(f"{name:8} {n:4} while {phase}")
+        print(f"{name:15} {n:4} while {phase}")
     print(f"{landed.total()} kills, {losses} losses")
     print(
         f"{asked.searches} searches while {asked.rounds} times a reindex and a purge wrote, {len(asked.faults)} faults"

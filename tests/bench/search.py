@@ -71,7 +71,7 @@ CACHED = ("filtered", "globs", "clips of videos", "documents of videos", "postin
 # The parts of a query's time. Vectors are read within scoring.
 PARTS: Mapping[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((QueryEncoder, "encode"),),
-    "index": ((JointIndex, "search"),),
+    "index": ((JointIndex, "nearest"),),
     "filters": ((retrieve_module, "filtered"), (retrieve_module, "build_prefilter")),
     "words": ((retrieve_module, "match_keywords"),),
     "scoring": ((ranking_module, "score_clips"),),

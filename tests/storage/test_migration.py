@@ -256,7 +256,7 @@ def test_a_reader_held_open_follows(library: Path) -> None:
         assert snapshot.videos() == before[0]
         assert len(snapshot.vectors([1])[1].frames) == 1
     with opened.snapshot() as snapshot:
-        assert snapshot.get("min_reader") == "5"
+        assert snapshot.get("min_reader") == "6"
         assert snapshot.videos() == before[0]
     assert contents(library) == before
 
@@ -298,7 +298,7 @@ def test_a_reader_without_locks_follows(library: Path, monkeypatch: pytest.Monke
         assert snapshot.videos() == before[0]
         migrated(library)
     with opened.snapshot() as snapshot:
-        assert snapshot.get("min_reader") == "5"
+        assert snapshot.get("min_reader") == "6"
         assert snapshot.videos() == before[0]
 
 

@@ -19,6 +19,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.query.filters import recorded_on
 from vfindex.search.service import SearchService
 from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.records import Clip, Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import Writer, writing
 
@@ -196,12 +197,12 @@ def test_an_index_search_among_some_ids_returns_their_best(seed: int, top_k: int
     ids = random.choice(10_000, 300, replace=False).astype(np.int64)
     rows = random.standard_normal((300, 16)).astype(np.float32)
     order = np.argsort(ids)
-    index = JointIndex(ids[order], rows[order])
+    index = JointIndex([IndexSegment(ids[order], rows[order])])
     named = ids[random.random(300) < random.random()]
     query = random.standard_normal(16).astype(np.float32)
     belongs = np.isin(ids, named)
     expected = sorted(zip((-(rows @ query)[belongs]).tolist(), ids[belongs].tolist(), strict=True))[:top_k]
-    scores, found = index.search(query[None], top_k, np.sort(named))
+    scores, found = index.nearest(query[None], top_k, np.sort(named))
     assert found[0].tolist() == [id_ for _, id_ in expected]
     assert np.allclose(scores[0], [-score for score, _ in expected], atol=1e-4)
 

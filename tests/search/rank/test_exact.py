@@ -19,7 +19,7 @@ from vfindex.search.rank import retrieve as retrieve_module
 from vfindex.storage.db.documents import TranscriptUpdate, UnitTranscript
 from vfindex.storage.db.units import indexed_units
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.index import reader as vectors
+from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex

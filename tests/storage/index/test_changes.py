@@ -15,15 +15,15 @@ from sqlalchemy import text
 
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.storage import writer as writing_side
+from vfindex.storage import publication
 from vfindex.storage.db import migrations
 from vfindex.storage.db.documents import TranscriptUpdate
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import NotPublished
-from vfindex.storage.index import builder as generations
 from vfindex.storage.index import gate
-from vfindex.storage.index import reader as vectors
+from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
+from vfindex.storage.index.builder import Draft
 from vfindex.storage.index.flat import exact_scan, joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
@@ -80,15 +80,10 @@ def writer(published: Path, tmp_path: Path) -> Iterator[Writer]:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list of the sizes of all indexes that are built from nothing."""
+    """Return a list of the numbers of clips whose vectors were read from library.db."""
     sizes: list[int] = []
-    plain = generations.build
-
-    def counted(source: generations.Source, path: Path) -> tuple[int, str]:
-        sizes.append(len(source.ids))
-        return plain(source, path)
-
-    monkeypatch.setattr(writing_side, "build", counted)
+    plain = Draft.put
+    monkeypatch.setattr(Draft, "put", lambda self, ids, rows: sizes.append(len(ids)) or plain(self, ids, rows))
     return sizes
 
 
@@ -113,10 +108,11 @@ def assert_as_scanned(writer: Writer, queries: FloatArray) -> None:
         ids = snapshot.clip_ids(searchable=False)
         assert index.ids().tolist() == ids
         for part, rows in joint_batches(snapshot, generation.spec, ids):
-            assert np.allclose(index.rows[index.places_of(part)], rows, atol=5e-3)
+            held, own = index.vectors(part)
+            assert np.all(held) and np.allclose(own, rows, atol=5e-3)
         for query in queries:
             expected = [score for _, score in exact_scan(snapshot, generation.spec, query, ids)[:10]]
-            assert np.allclose(index.search(query[None], 10)[0][0], expected, atol=1e-2)
+            assert np.allclose(index.nearest(query[None], 10)[0][0], expected, atol=1e-2)
     assert len(snapshot_changes(writer)) == 0
 
 
@@ -131,9 +127,9 @@ def test_a_renamed_video_is_found_by_its_new_name_once_published(writer: Writer,
     writer.catalog.retitle(1, "new", (), title)
     assert snapshot_changes(writer).tolist() == [1, 2, 3, 4, 5]
     generation = writer.publish()
-    assert bool(built) == (size > CLIPS), "a large index is extended"
+    assert built == [CLIPS if size > CLIPS else CLIPS_EACH], "a large index gets what is new"
     _, index = current(writer)
-    found = index.search(asked_for(generation, title)[None], 5)[1][0]
+    found = index.nearest(asked_for(generation, title)[None], 5)[1][0]
     assert sorted(found.tolist()) == [1, 2, 3, 4, 5]
     assert_as_scanned(writer, np.stack([asked_for(generation, each) for each in (title, *unit(5))]))
     assert verify(writer.library).problems == []
@@ -144,18 +140,21 @@ def test_a_library_whose_every_video_is_renamed_is_published(writer: Writer, bui
     for number, title in enumerate(titles):
         writer.catalog.retitle(number + 1, "new", (), title)
     writer.publish()
-    assert built == [CLIPS], "too much has changed to extend"
+    assert built == [CLIPS]
+    assert len(current(writer)[1].segments) == 1, "nothing is left of the one before"
     assert_as_scanned(writer, np.stack([asked_for(current(writer)[0], title) for title in titles[:8]]))
 
 
-def test_small_changes_add_up_to_a_new_build(writer: Writer, built: list[int], size: int) -> None:
-    """Each night a few: lists and codebook are of vectors that are no longer there."""
-    if size > CLIPS:
-        pytest.skip("an index without codes is always built")
-    for number, title in enumerate(unit(7)):
+def test_after_small_changes_little_is_deleted(writer: Writer, built: list[int], size: int) -> None:
+    """Each night a few; a merge reads no vector from library.db."""
+    for number, title in enumerate(unit(12)):
         writer.catalog.retitle(number + 1, "new", (), title)
         writer.publish()
-    assert len(built) == 1
+        while writer.merge(lambda: None):
+            pass
+        _, index = current(writer)
+        assert sum(len(each.dead) for each in index.segments) <= 0.1 * CLIPS and len(index.segments) <= 5
+    assert built == 12 * [CLIPS if size > CLIPS else CLIPS_EACH]
     assert_as_scanned(writer, np.stack([asked_for(current(writer)[0], title) for title in unit(4)]))
 
 
@@ -196,25 +195,63 @@ def test_new_clips_are_not_changes(writer: Writer) -> None:
         assert snapshot.unindexed(CLIPS).tolist() == [CLIPS + 1, CLIPS + 2, CLIPS + 3]
 
 
-def test_nothing_is_left_of_forgotten_vectors(writer: Writer, size: int) -> None:
+def test_nothing_is_left_of_removed_vectors(writer: Writer, size: int) -> None:
     if size > CLIPS:
         pytest.skip("an index without codes is always built")
-    _, index = current(writer)
-    assert np.any(index.rows[5:10])
+    [before] = current(writer)[1].segments
+    vectors_of, codes_of = np.array(before.rows), [np.array(each) for each in before.codes._codes]
+    assert np.any(before.rows[5:10])
     writer.catalog.remove(b"/videos/v1")
     writer.publish()
+    assert np.any(before.rows[5:10]), "so far they are only passed over"
+    writer.scrub()
     generation, index = current(writer)
-    assert len(index.all_ids()) == CLIPS and len(index) == CLIPS - CLIPS_EACH, "the places stay"
-    assert not np.any(index.rows[5:10])
+    [after] = index.segments
+    assert len(after.ids) == CLIPS and len(index) == CLIPS - CLIPS_EACH, "the places stay"
+    assert after.file == before.file, "no segment is written anew"
+    assert not np.any(after.rows[5:10]) and np.array_equal(
+        np.delete(after.rows, np.s_[5:10], 0), np.delete(vectors_of, np.s_[5:10], 0)
+    )
+    assert any(not np.array_equal(one, other) for one, other in zip(codes_of, after.codes._codes, strict=True))
+    touched = after.codes.lists.blocks_of(np.arange(5, 10))
+    for one, other in zip(codes_of, after.codes._codes, strict=True):
+        assert np.array_equal(np.delete(one, touched, 0), np.delete(other, touched, 0)), "others keep their codes"
     assert_as_scanned(writer, np.stack([asked_for(generation, title) for title in unit(5)]))
+    assert verify(writer.library).problems == []
+    writer.publisher.erase_deleted()
+    assert current(writer)[0] == generation, "there is nothing left to do"
+
+
+def test_an_interrupted_erasure_is_finished(writer: Writer, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if size > CLIPS:
+        pytest.skip("an index without codes is always built")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    writer.catalog.remove(b"/videos/v1")
+    writer.publish()
+    for name in ("erase", "write_list"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(publication, name, killed)
+            writer.scrub()
+        assert verify(writer.library).problems == []
+    writer.scrub()
+    generation, index = current(writer)
+    assert not np.any(index.segments[0].rows[5:10]) and verify(writer.library).problems == []
+    writer.catalog.retitle(1, "new", (), unit(1)[0])
+    writer.publish()
+    assert_as_scanned(writer, np.stack([asked_for(generation, title) for title in unit(5)]))
+    assert verify(writer.library).problems == []
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------
 
 
-def copied(before: JointIndex, *_: Any) -> Iterator[NDArray[Any]]:
-    """Stand for `_renewed` with a fault: every row is copied, whatever has changed."""
-    yield np.array(before.rows)
+def copied(making: Any) -> Draft:
+    """Stand for `_Making.extended` with a fault: everything is as before, whatever has changed."""
+    generation, index = making._before
+    return making._draft(generation.spec, index)
 
 
 @pytest.mark.parametrize("scanned", [gate.SCANNED_CLIPS, 10])
@@ -223,7 +260,7 @@ def test_old_vectors_are_seen_at_every_size_and_cured_at_once(
     writer: Writer, built: list[int], monkeypatch: pytest.MonkeyPatch, scanned: int, renamed: int
 ) -> None:
     monkeypatch.setattr(gate, "SCANNED_CLIPS", scanned)
-    monkeypatch.setattr(generations, "_renewed", copied)
+    monkeypatch.setattr(publication._Making, "extended", copied)
     titles = unit(renamed)
     for number, title in enumerate(titles):
         writer.catalog.retitle(number + 1, "new", (), title)
@@ -236,7 +273,7 @@ def test_an_index_that_never_passes_leaves_everything_as_it_was(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, _ = current(writer)
-    monkeypatch.setattr(writing_side, "refusal", lambda *_: "it is worse")
+    monkeypatch.setattr(publication, "refusal", lambda *_: "it is worse")
     writer.catalog.retitle(1, "new", (), unit(1)[0])
     with pytest.raises(NotPublished, match=r"not published: it is worse; .*run: vfindex verify"):
         writer.publish()

@@ -14,11 +14,11 @@ from library_maker import add_video, clip, install
 
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.storage import writer as writing_side
+from vfindex.storage import publication
 from vfindex.storage.db.runs import last_run
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.index import gate
-from vfindex.storage.index.builder import Source
+from vfindex.storage.index.builder import Draft
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library
@@ -62,12 +62,12 @@ def test_an_intact_index_is_published(writer: Writer) -> None:
 
 def test_an_index_of_other_vectors_is_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bad one: the rows of the clips have changed places."""
-    inner = Source.rows
+    inner = Draft.put
 
-    def shuffled(self: Source, ids: Sequence[int]) -> Iterator[FloatArray]:
-        yield from (rows[::-1] for rows in inner(self, ids))
+    def shuffled(self: Draft, ids: Any, rows: Any) -> None:
+        inner(self, ids, (part[::-1] for part in rows))
 
-    monkeypatch.setattr(Source, "rows", shuffled)
+    monkeypatch.setattr(Draft, "put", shuffled)
     with pytest.raises(NotPublished, match=r"of 41 clips looked at, it has other vectors than library\.db for 40"):
         writer.publish()
     assert_old_one_stays(writer)
@@ -77,8 +77,8 @@ def test_an_index_of_other_vectors_is_refused(writer: Writer, monkeypatch: pytes
 
 def test_an_index_that_finds_too_little_is_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its vectors are right, but a search of it gives the worst."""
-    plain = JointIndex.search
-    monkeypatch.setattr(JointIndex, "search", lambda self, queries, *rest: plain(self, -queries, *rest))
+    plain = JointIndex.nearest
+    monkeypatch.setattr(JointIndex, "nearest", lambda self, queries, *rest: plain(self, -queries, *rest))
     run = Run(writer, Options(Sampling(), asr=False), Callbacks())
     run.report.run_id = writer.catalog.begin_run("ingest")
     run.end(time.monotonic())
@@ -92,7 +92,7 @@ def test_an_index_that_finds_too_little_is_refused(writer: Writer, monkeypatch: 
 
 def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index finds what a scan with its JointSpec finds; but that JointSpec has turned the vectors round."""
-    inner, refused = writing_side.estimate_spec, []
+    inner, refused = publication.estimate_spec, []
 
     def turned(*arguments: Any) -> JointSpec:
         spec = inner(*arguments)
@@ -102,8 +102,8 @@ def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatc
         refused.append(gate.refusal(*arguments))
         return refused[-1]
 
-    monkeypatch.setattr(writing_side, "estimate_spec", turned)
-    monkeypatch.setattr(writing_side, "refusal", noted)
+    monkeypatch.setattr(publication, "estimate_spec", turned)
+    monkeypatch.setattr(publication, "refusal", noted)
     with writer.library.snapshot() as snapshot:
         before = snapshot.generation()
     after = writer.publish()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from library_maker import DIM, SETUP, add_video, clip, prior
 
-from vfindex.storage import writer as writing_side
+from vfindex.storage import publication
 from vfindex.storage.errors import LibraryDamaged, NotPublished, UsageError
 from vfindex.storage.index import gate
-from vfindex.storage.index import reader as vectors
+from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
@@ -143,7 +143,7 @@ def test_a_generation_of_another_spec_is_not_extended(
     use_spec(halves[0], write(tmp_path, halves[1]))
     with writing(halves[0]) as writer, monkeypatch.context() as patch:
         patch.setattr(LibraryMeta, "shared_spec", None)
-        patch.setattr(writing_side, "put_shared_spec", lambda *_: None)
+        patch.setattr(publication, "put_shared_spec", lambda *_: None)
         assert writer.publish(Fusion()).spec.to_json() == own.to_json()
     with writing(halves[0]) as writer:
         writer.publish()
@@ -156,22 +156,22 @@ def test_an_index_with_codes_finds_what_a_scan_finds_with_a_foreign_spec(
     monkeypatch.setattr(vectors, "EXACT_CLIPS", 50)
     monkeypatch.setattr(IvfPq, "cost", lambda *_: 0.0)
     monkeypatch.setattr(recall, "QUESTIONS", 16)
-    extended: list[object] = []
-    plain = writing_side.extend
-    monkeypatch.setattr(writing_side, "extend", lambda *args: extended.append(plain(*args)) or extended[-1])
     use_spec(halves[0], write(tmp_path, halves[1]))
+    shared = spec_of(halves[0])
     with writing(halves[0]) as writer:
         add_video(writer, "new", [replace(each, start_s=each.start_s) for each in clips["a"]])
-        writer.publish()
-    assert extended[0] is not None, "clips like those before are no drift, however far the shared mean is"
+        assert writer.publish().file.endswith(".segments"), "what is new is one more segment"
+        while writer.merge(lambda: None):
+            pass
     library = Library.open(halves[0])
     with library.snapshot() as snapshot:
         generation = snapshot.generation()
         assert generation is not None
         index = library.open_index(generation, thorough=True)
-        assert index.codes is not None and len(index) == 250
+        assert index.segments[0].codes is not None and len(index) == 250
+        assert generation.spec.to_json() == shared.to_json(), "of a shared spec, no distance of the mean is a drift"
         queries = np.asarray(RANDOM.standard_normal((40, generation.spec.dim)), np.float32)
-        _, found = index.search(queries, 10)
+        _, found = index.nearest(queries, 10)
         [(ids, rows)] = joint_batches(snapshot, generation.spec, snapshot.clip_ids())
     exact = ids[np.argsort(-queries @ rows.T, axis=1)[:, :10]]
     shares = [len(set(a.tolist()) & set(b.tolist())) / 10 for a, b in zip(found, exact, strict=True)]

@@ -1,9 +1,10 @@
-"""The joint index equals brute force, however it is built, extended, filtered or damaged."""
+"""A segment of the joint index equals brute force, however it is built, filtered or damaged."""
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,16 @@ from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import DimensionError, LibraryDamaged
-from vfindex.storage.index import builder as generations
-from vfindex.storage.index import reader as vectors
+from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.file_format import BLOCK_BYTES, IndexFile, writing_index
 from vfindex.storage.index.ivf_pq import IvfPq, Lists, cluster, encode, train
-from vfindex.storage.index.reader import JointIndex, facts_of
+from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
+from vfindex.storage.index.segment import IndexSegment, facts_of
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.records import Clip, FloatArray
+from vfindex.storage.records import Clip, FloatArray, StoredFile
 from vfindex.storage.writer import writing
 
 CLIPS = 600
@@ -40,6 +41,13 @@ def some_clips(seed: int, count: int) -> list[Clip]:
         clip(5.0 * at, 5.0 * at + 5, visual=seen, **({"speech": said} if at % 2 else {}))
         for at, (seen, said) in enumerate(rows)
     ]
+
+
+def only(library: Library) -> tuple[Generation, IndexSegment]:
+    """Return the generation and the only segment of a library."""
+    generation, index = current(library)
+    [part] = index.segments
+    return generation, part
 
 
 def current(library: Library) -> tuple[Generation, JointIndex]:
@@ -93,8 +101,8 @@ def test_search_equals_brute_force(
     dead = np.flatnonzero(random.random(count) < gone)
     among = None if kept is None else np.append(ids[random.random(count) < kept], 10_001)
     query = random.integers(-9, 10, (1, 16)).astype(np.float32)
-    index = JointIndex(ids, rows, dead)
-    scores, found = index.search(query, top_k, among)
+    index = JointIndex([IndexSegment(ids, rows, dead)])
+    scores, found = index.nearest(query, top_k, among)
     may = ~np.isin(np.arange(count), dead)
     if among is not None:
         may &= np.isin(ids, among)
@@ -105,9 +113,9 @@ def test_search_equals_brute_force(
 
 
 def test_vectors_of_another_length_are_refused() -> None:
-    index = JointIndex(np.arange(3), np.ones((3, 4), np.float32))
+    index = JointIndex([IndexSegment(np.arange(3), np.ones((3, 4), np.float32))])
     with pytest.raises(DimensionError):
-        index.search(np.ones((1, 5), np.float32), 1)
+        index.nearest(np.ones((1, 5), np.float32), 1)
 
 
 def test_a_library_of_one_clip(tmp_path: Path) -> None:
@@ -116,7 +124,7 @@ def test_a_library_of_one_clip(tmp_path: Path) -> None:
         add_video(writer, "a", some_clips(0, 1))
         writer.publish()
     _, index = current(Library.open(tmp_path))
-    scores, ids = index.search(np.ones((2, index.dim), np.float32), 5)
+    scores, ids = index.nearest(np.ones((2, index.dim), np.float32), 5)
     assert ids.tolist() == [[1], [1]] and scores.shape == (2, 1)
 
 
@@ -124,25 +132,25 @@ def test_a_library_of_one_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights", [None, [1, 0, 0], [0, 1, 0], [1, 0.1, 0]])
 def test_codes_find_what_a_scan_finds(large: Path, weights: list[float] | None) -> None:
     generation, index = current(Library.open(large))
-    rows = np.asarray(index.rows, np.float32)
+    rows = np.asarray(index.segments[0].rows, np.float32)
     factors = generation.spec.corners()[0] if weights is None else np.repeat(weights, DIM)
     shares, filtered = [], []
     for query in (np.random.default_rng(5).standard_normal((20, 3 * DIM)) * factors).astype(np.float32):
         exact = rows @ query
-        scores, ids = index.search(query[None], 10)
+        scores, ids = index.nearest(query[None], 10)
         shares.append(np.mean(scores[0] >= np.sort(exact)[-10] - 1e-3))
         assert np.allclose(exact[np.searchsorted(index.ids(), ids[0])], scores[0], atol=1e-2)
         # The best half of all may not answer: what is left is found behind them.
         left = index.ids()[exact < np.median(exact)]
-        scores, _ = index.search(query[None], 10, left)
+        scores, _ = index.nearest(query[None], 10, left)
         filtered.append(np.mean(scores[0] >= np.sort(exact[exact < np.median(exact)])[-10] - 1e-3))
     assert np.mean(shares) >= 0.97 and np.mean(filtered) >= 0.97
 
 
 def test_a_large_library_keeps_its_word(large: Path) -> None:
-    _, index = current(Library.open(large))
-    assert index.is_quick and index.tuned is not None
-    assert all(effort.recall >= 0.99 for effort in index.tuned.corners)
+    _, part = only(Library.open(large))
+    assert part.is_quick and part.tuned is not None
+    assert all(effort.recall >= 0.99 for effort in part.tuned.corners)
     assert verify(Library.open(large)).problems == []
 
 
@@ -153,8 +161,8 @@ def test_some_outdated_clips_cost_no_scan(large: Path, monkeypatch: pytest.Monke
     query = np.zeros((1, index.dim), np.float32)
     query[0, generation.spec.slices()["speech"]] = axis(1)
     outdated = index.ids()[3:30]
-    monkeypatch.setattr(JointIndex, "_scan", lambda *_: pytest.fail("all vectors were scored"))
-    found = index.search(query, 400, without=outdated)[1][0]
+    monkeypatch.setattr(IndexSegment, "_scan", lambda *_: pytest.fail("all vectors were scored"))
+    found = index.nearest(query, 400, without=outdated)[1][0]
     assert len(found) == 400 and not set(found.tolist()) & set(outdated.tolist())
 
 
@@ -217,75 +225,22 @@ def test_codes_with_too_little_recall_are_not_used(tmp_path: Path, monkeypatch: 
         install(writer)
         add_video(writer, "a", some_clips(1, 150))
         writer.publish()
-    _, index = current(Library.open(tmp_path))
-    assert index.tuned is not None and not index.is_quick and not index.tuned.corners[0].first.candidates
+    _, part = only(Library.open(tmp_path))
+    assert part.tuned is not None and not part.is_quick and not part.tuned.corners[0].first.candidates
     assert verify(Library.open(tmp_path)).clean
-
-
-# --- adds and deletes -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that counts all rebuilt lists."""
-    counted: list[int] = []
-    plain = cluster
-    monkeypatch.setattr(generations, "cluster", lambda *of: counted.append(len(of[1])) or plain(*of))
-    return counted
-
-
-@pytest.mark.usefixtures("coded")
-def test_little_that_is_new_or_gone_makes_no_new_lists(tmp_path: Path, trained: list[int]) -> None:
-    with writing(tmp_path) as writer:
-        install(writer)
-        add_video(writer, "a", some_clips(1, CLIPS))
-        add_video(writer, "b", some_clips(2, 20))
-        before = writer.publish()
-        trained.clear()
-        writer.catalog.remove(b"/videos/b")
-        add_video(writer, "c", new := some_clips(3, 30))
-        after = writer.publish()
-        assert not trained and after.id == before.id + 1 and after.spec.to_json() == before.spec.to_json()
-        generation, index = current(writer.library)
-        assert generation.clips == len(index) == CLIPS + 30 and index.built == CLIPS + 20
-        assert set(range(CLIPS + 1, CLIPS + 21)).isdisjoint(index.ids().tolist())
-        part = generation.spec.parts["visual"]
-        query = np.zeros(index.dim, np.float32)
-        query[generation.spec.slices()["visual"]] = part.centre(new[7].embeddings["visual"])
-        assert index.search(query[None], 1)[1].tolist() == [[CLIPS + 20 + 8]]
-        assert verify(writer.library).problems == []
-
-
-@pytest.mark.usefixtures("coded")
-@pytest.mark.parametrize("change", ["gone", "doubled", "elsewhere"])
-def test_lists_of_other_clips_are_rebuilt(tmp_path: Path, trained: list[int], change: str) -> None:
-    with writing(tmp_path) as writer:
-        install(writer)
-        add_video(writer, "a", some_clips(1, 150))
-        add_video(writer, "b", some_clips(2, 20))
-        writer.publish()
-        trained.clear()
-        if change == "gone":
-            writer.catalog.remove(b"/videos/b")
-        elif change == "doubled":
-            add_video(writer, "c", some_clips(3, 180))
-        else:
-            add_video(writer, "c", [clip(5.0 * at, 5.0 * at + 5, visual=axis(0)) for at in range(60)])
-        writer.publish()
-        assert trained and current(writer.library)[1].built == {"gone": 150, "doubled": 350, "elsewhere": 230}[change]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def stored(path: Path, count: int = 70_000) -> tuple[int, str]:
-    """Write an exact index of 16 dimensions, 18 blocks long; return what loading it takes."""
+def stored(path: Path, count: int = 70_000) -> StoredFile:
+    """Write a flat segment of 16 dimensions, 18 blocks long; return what loading it takes."""
     rows = np.random.default_rng(0).standard_normal((count, 16)).astype(np.float32)
     with writing_index(path) as file:
         file.put("ids", "<i8", [np.arange(count)])
         file.put("dead", "<i8", [np.zeros(0, np.int64)])
         file.put("rows", "<f4", [rows[:1000], rows[1000:]])
-        return file.end(facts_of(count))
+        return file.end(facts_of())
 
 
 @settings(max_examples=25, deadline=None)
@@ -299,8 +254,8 @@ def test_arrays_round_trip_and_any_flipped_byte_is_detected(
     with writing_index(path) as file:
         file.put("bytes", "|u1", parts)
         file.put("ids", "<i8", [np.arange(9)])
-        size_bytes, sha256 = file.end({"a": 1})
-    opened = IndexFile.open(path, size_bytes=size_bytes, sha256=sha256)
+        kept = file.end({"a": 1})
+    opened = IndexFile.open(path.parent, kept)
     np.testing.assert_array_equal(opened.array("bytes"), np.concatenate(parts))
     assert opened.array("ids").tolist() == list(range(9)) and opened.facts == {"a": 1}
     opened.check_all()
@@ -310,15 +265,15 @@ def test_arrays_round_trip_and_any_flipped_byte_is_detected(
         data[4096 + random.integers(whole)] ^= 1
         path.write_bytes(data)
         with pytest.raises(LibraryDamaged):
-            IndexFile.open(path, size_bytes=size_bytes, sha256=sha256).check_all()
+            IndexFile.open(path.parent, kept).check_all()
 
 
 @pytest.mark.parametrize("harm", ["cut", "longer", "zero", "footer", "head", "ids", "rows", "other"])
 def test_a_damaged_file_is_not_searched(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "CHECKED_BYTES", 0)  # as a large file, of which only some blocks are checked
     path = tmp_path / "a.joint"
-    size_bytes, sha256 = stored(path)
-    data = bytearray(path.read_bytes())
+    kept = stored(path)
+    data, size_bytes = bytearray(path.read_bytes()), kept.size_bytes
     match harm:
         case "cut":
             del data[size_bytes // 2 :]
@@ -336,24 +291,24 @@ def test_a_damaged_file_is_not_searched(tmp_path: Path, harm: str, monkeypatch: 
             data[size_bytes // 2 :][: 2 * BLOCK_BYTES] = bytes(2 * BLOCK_BYTES)
             data[size_bytes // 2 : size_bytes // 2 + 2 * BLOCK_BYTES] = bytes(2 * BLOCK_BYTES)
         case "other":
-            sha256 = "0" * 64
+            kept = replace(kept, sha256="0" * 64)
     path.write_bytes(data)
     with pytest.raises(LibraryDamaged, match=r"a\.joint is damaged"):
-        JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
+        JointIndex.load(tmp_path, kept)
 
 
 def test_one_bad_block_of_many_is_seen_when_all_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "CHECKED_BYTES", 0)
     monkeypatch.setattr(vectors, "CHECKED_BLOCKS", 2)
     path = tmp_path / "a.joint"
-    size_bytes, sha256 = stored(path)
+    kept = stored(path)
     data = bytearray(path.read_bytes())
     data[len(data) - 2 * BLOCK_BYTES] ^= 1
     path.write_bytes(data)
-    index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
-    assert index.search(np.ones((1, 16), np.float32), 3)[1].shape == (1, 3)
+    index = JointIndex.load(tmp_path, kept)
+    assert index.nearest(np.ones((1, 16), np.float32), 3)[1].shape == (1, 3)
     with pytest.raises(LibraryDamaged):
-        JointIndex.load(path, size_bytes=size_bytes, sha256=sha256, thorough=True)
+        JointIndex.load(tmp_path, kept, thorough=True)
 
 
 @pytest.mark.parametrize("harm", ["nowhere", "before", "backwards", "short", "none", "codes", "book"])
@@ -408,18 +363,18 @@ class Copy:
 
 
 def test_gpus_answer_as_the_processor_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size_bytes, sha256 = stored(path := tmp_path / "a.joint", 50)
+    kept = stored(tmp_path / "a.joint", 50)
     questions = np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32)
-    plain = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256).search(questions, 5)
+    plain = JointIndex.load(tmp_path, kept).nearest(questions, 5)
     copies: list[Copy] = []
     monkeypatch.setattr(vectors, "GPU_CLIPS", 50)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: copies.append(Copy(index)) or copies[-1])
-    index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
-    for found, expected in zip(index.search(questions, 5), plain, strict=True):
+    index = JointIndex.load(tmp_path, kept)
+    for found, expected in zip(index.nearest(questions, 5), plain, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
     assert copies[0].asked == 3
-    assert set(index.search(questions, 5, np.asarray([3, 30]))[1][0].tolist()) == {3, 30}
+    assert set(index.nearest(questions, 5, np.asarray([3, 30]))[1][0].tolist()) == {3, 30}
     assert copies[0].asked == 3, "a choice of clips is looked at on the processor"
 
 
@@ -432,8 +387,8 @@ def test_a_full_gpu_is_reported_and_not_used(
     monkeypatch.setattr(vectors, "GPU_CLIPS", 1)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", refuse)
-    size_bytes, sha256 = stored(path := tmp_path / "a.joint", 50)
+    kept = stored(tmp_path / "a.joint", 50)
     with caplog.at_level(logging.WARNING):
-        index = JointIndex.load(path, size_bytes=size_bytes, sha256=sha256)
+        index = JointIndex.load(tmp_path, kept)
     assert "stays on the processor" in caplog.text and "out of memory" in caplog.text
-    assert index.search(np.ones((1, 16), np.float32), 5)[1].shape == (1, 5)
+    assert index.nearest(np.ones((1, 16), np.float32), 5)[1].shape == (1, 5)

@@ -1,0 +1,272 @@
+"""A segment of the joint index: one immutable file of joint vectors, and which of its clips are deleted.
+
+A flat segment is scanned exactly: float32 vectors of a library of up to `EXACT_CLIPS` clips, float16 ones of a small
+segment of a larger library. Other segments hold float16 vectors and IVF-PQ codes (ivf_pq.py): a scan of the nearest
+lists gives candidates, which are re-ranked by their vectors. The search parameters, numbers of lists and candidates,
+are tuned for each weighting (tuning.py) and stored in the file; if no number of candidates suffices, all vectors are
+scored.
+
+The file is mapped, not read: `IndexSegment.load` says what is checked.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.ids import positions_in
+from vfindex.storage.index import ivf_pq
+from vfindex.storage.index.file_format import Blocks, IndexFile, damage
+from vfindex.storage.index.flat import HalfVectors, on_gpus
+from vfindex.storage.index.ivf_pq import IvfPq
+from vfindex.storage.index.search_params import SearchParams, TunedParams
+from vfindex.storage.records import FloatArray, StoredFile
+
+# Up to this many clips are one flat segment: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s. The flat segments of a
+# larger library hold up to a quarter of it together: every search scans them beside the others.
+EXACT_CLIPS = 50_000
+FLAT_SHARE = 0.25
+# From this many clips on, a GPU scores all vectors where that is needed. Not measured: no GPU was at hand.
+GPU_CLIPS = 200_000
+# FAISS's limit for one search on a GPU (its k-selection runs in shared memory).
+GPU_TOP_K = 2048
+# Vectors gathered and scored at a time when a filter selects some: 150 MB of 1,152 dimensions.
+GATHERED = 65_536
+# With at least this share of the clips selected (all but outdated ones, say), the parameters tuned for all clips hold.
+MOSTLY = 0.9
+# Up to this size all checksums of a file are compared when it is opened (some 20 ms); of larger files, this many blocks
+# of each large array.
+CHECKED_BYTES = 1 << 24
+CHECKED_BLOCKS = 16
+# Arrays that are always checked completely.
+STEERING = ("ids", "dead", "centre", *ivf_pq.STEERING)
+
+
+class IndexSegment:
+    """Joint vectors of clips, searched by inner product. file: where they are stored; None in memory."""
+
+    def __init__(
+        self,
+        ids: NDArray[np.int64],
+        rows: NDArray[Any],
+        dead: NDArray[np.int64] | None = None,
+        file: StoredFile | None = None,
+    ) -> None:
+        """ids: (n,), increasing. rows: (n, dim) float32 or float16. dead: rows of deleted clips, increasing."""
+        self.ids, self.rows, self.file = ids, rows, file
+        self.dead = np.zeros(0, np.int64) if dead is None else dead
+        self.codes: IvfPq | None = None  # with its search parameters; None: a flat segment
+        self.tuned: TunedParams | None = None
+        self.centre: FloatArray | None = None  # the mean vector (dim,); None: in files of earlier versions
+        self.seconds = 0.0  # that building took
+        self.unchecked: Blocks = {}  # blocks that a removal has overwritten, whose checksums do not hold
+        self._on_gpus: Any = None
+
+    def __len__(self) -> int:
+        return len(self.ids) - len(self.dead)
+
+    @property
+    def dim(self) -> int:
+        return int(self.rows.shape[1])
+
+    def living(self) -> NDArray[np.int64]:
+        """Return the clip ids without deleted ones, increasing."""
+        return np.delete(self.ids, self.dead)
+
+    def with_dead(self, dead: NDArray[np.int64]) -> IndexSegment:
+        """Return the segment with these rows deleted, and no others; it shares everything else."""
+        other = copy(self)
+        other.dead = dead
+        return other
+
+    def without(self, ids: NDArray[np.int64]) -> IndexSegment:
+        """Return the segment with these clips deleted too; those that it lacks are passed over."""
+        places = self.places_of(ids)
+        return self.with_dead(np.union1d(self.dead, places)) if len(places) else self
+
+    def places_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of these clips, deleted ones included; clips that are not in the segment are left out."""
+        places, known = positions_in(ids, self.ids)
+        return places[known]
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether unfiltered queries never score all vectors."""
+        return self.tuned is not None and all(each.first.candidates for each in self.tuned.corners)
+
+    # --- searching ----------------------------------------------------------------------------------------------
+
+    def nearest(
+        self, query: FloatArray, top_k: int, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return (scores, ids) of at most `top_k` clips, best first. query: (dim,).
+
+        among: only these clip ids (m,), increasing. without: not these clip ids, increasing.
+        """
+        scores, places = self._nearest(query, top_k, self._kept(among, without))
+        return scores, np.asarray(self.ids)[places]
+
+    def _kept(self, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+        """Return the mask (n,) of the rows that may be returned, None for all."""
+        dropped = self.dead if without is None else np.append(self.dead, self.places_of(self._near(without)))
+        if among is None and not len(dropped):
+            return None
+        kept = np.full(len(self.ids), among is None)
+        if among is not None:
+            kept[self.places_of(self._near(among))] = True
+        kept[dropped] = False
+        return kept
+
+    def _near(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of increasing ids that lie between the first and the last of the segment."""
+        if not len(self.ids):
+            return ids[:0]
+        return ids[slice(*np.searchsorted(ids, (self.ids[0], self.ids[-1] + 1)))]
+
+    def _nearest(
+        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return (scores, places) of at most `top_k`, best first."""
+        count = len(self.ids) if kept is None else int(np.count_nonzero(kept))
+        top_k = min(top_k, count)
+        if not top_k:
+            return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        candidates = self._candidates(query, top_k, kept, count)
+        if candidates is not None:
+            found = self._scored(query, candidates, top_k)
+            # Clips without the query's modality score 0, many at once: their order among the codes says nothing about
+            # the clips that a filter selects.
+            if count >= MOSTLY * len(self.ids) or found[0][-1] > 0:
+                return found
+        return self._scan(query, top_k, kept)
+
+    def _candidates(
+        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None, count: int
+    ) -> NDArray[np.int64] | None:
+        """Return rows that contain the best, or None if scoring all `count` is faster or the only way."""
+        if self.codes is None or self.tuned is None:
+            return None
+        measured = self.tuned.choose(query)
+        reach = measured.of(top_k * len(self.ids) // count)
+        while reach.candidates and self.codes.cost(reach.candidates, reach.share) < count:
+            places = self.codes.nearest(query, reach.candidates, reach.share)
+            if kept is None:
+                return places if len(places) >= top_k else None
+            at = np.flatnonzero(kept[places])
+            # The parameters hold for as many first candidates as were measured, whichever of them a filter selects.
+            if len(at) >= top_k and reach.covers(measured.of(int(at[top_k - 1]) + 1)):
+                return places[at]
+            reach = SearchParams(2 * reach.candidates, 1.0)
+        return None
+
+    def _scan(
+        self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return (scores, rows) of the best, by scoring every selected row."""
+        if self._on_gpus is not None and kept is None and top_k <= GPU_TOP_K:
+            scores, places = self._on_gpus.search(query[None], top_k)
+            return scores[0], places[0]
+        many = kept is None or 4 * np.count_nonzero(kept) > len(kept)
+        if many and self.rows.dtype == np.float16:
+            return HalfVectors(self.rows).best(query, top_k, kept)
+        if kept is None or (many and self.rows.dtype == np.float32):
+            scores = self.rows @ query
+            if kept is not None:
+                scores[~kept] = -np.inf
+            places = _largest(scores, top_k)
+            return scores[places], places
+        return self._scored(query, np.flatnonzero(kept), top_k)
+
+    def _scored(self, query: FloatArray, places: NDArray[np.int64], top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return (scores, rows) of the best of `places`, scored in the dimensions that the query uses."""
+        best, scores = places[:0], np.zeros(0, np.float32)
+        asked = np.flatnonzero(query)
+        span = slice(int(asked[0]), int(asked[-1]) + 1) if len(asked) else slice(self.dim)
+        query = query[span]
+        for first in range(0, len(places), GATHERED):
+            part = places[first : first + GATHERED]
+            rows = self.rows[part, span]
+            if rows.dtype == np.float16:
+                found, at = HalfVectors(rows).best(query, top_k)
+            else:
+                each = rows @ query
+                at = _largest(each, top_k)
+                found = each[at]
+            best, scores = np.concatenate([best, part[at]]), np.concatenate([scores, found])
+            order = _largest(scores, top_k)
+            best, scores = best[order], scores[order]
+        return scores, best
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls, folder: Path, stored: StoredFile, blocks: int | None = CHECKED_BLOCKS, unchecked: Blocks | None = None
+    ) -> IndexSegment:
+        """Return the segment in a file, mapped. Raises FileNotFoundError, or LibraryDamaged for another file.
+
+        Checks its size, footer and STEERING arrays, and `blocks` blocks of each large array, None for all, except those
+        of `unchecked`: damage in other blocks costs candidates, never memory safety, and a hit's score comes from
+        library.db.
+        """
+        return cls.of(IndexFile.open(folder, stored), blocks, unchecked)
+
+    @classmethod
+    def of(cls, file: IndexFile, blocks: int | None = CHECKED_BLOCKS, unchecked: Blocks | None = None) -> IndexSegment:
+        """Return the segment in an open file, see `load`."""
+        passed_over = unchecked or {}
+        file.check([name for name in STEERING if name in file], None, passed_over)
+        if file.stored.size_bytes <= CHECKED_BYTES:
+            blocks = None
+        file.check([name for name in file.names if name not in STEERING], blocks, passed_over)
+        try:
+            segment = cls._of(file)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise damage(file.path) from exc
+        segment.unchecked = passed_over
+        return segment
+
+    @classmethod
+    def _of(cls, file: IndexFile) -> IndexSegment:
+        """Return the segment in a file. Raises KeyError, TypeError or ValueError for another content."""
+        ids, rows = file.array("ids"), file.array("rows")
+        dead = file.array("dead") if "dead" in file else np.zeros(0, np.int64)  # of earlier versions
+        if rows.ndim != 2 or ids.ndim != 1 or len(ids) != len(rows) or np.any(ids[1:] <= ids[:-1]):
+            raise ValueError("the clips of the segment are in disorder")
+        if len(dead) and not (np.all(dead[1:] > dead[:-1]) and dead[0] >= 0 and dead[-1] < len(ids)):
+            raise ValueError("the clips that are gone are in disorder")
+        segment = cls(ids, rows, dead, file.stored)
+        segment.seconds = float(file.facts.get("seconds", 0.0))
+        if "centre" in file:
+            segment.centre = file.array("centre").reshape(rows.shape[1])
+        if file.facts["efforts"] is not None:
+            segment.tuned = TunedParams.from_dict(file.facts["efforts"])
+            segment.codes = ivf_pq.read_codes(file, segment.tuned.slices)
+        if len(ids) >= GPU_CLIPS and not segment.is_quick:
+            segment.copy_to_gpus()
+        return segment
+
+    def copy_to_gpus(self) -> None:
+        """Copy the vectors to the GPUs, if there are any with enough memory."""
+        self._on_gpus = on_gpus(self.rows)
+
+
+def flat_clips() -> int:
+    """Return how many clips the flat segments of a large library have at most; codes are learned from some."""
+    return max(ivf_pq.CODES, int(FLAT_SHARE * EXACT_CLIPS))
+
+
+def facts_of(tuned: TunedParams | None = None, seconds: float = 0.0) -> dict[str, Any]:
+    """Return the facts that the footer stores. seconds: that building took."""
+    return {"efforts": None if tuned is None else tuned.to_dict(), "seconds": round(seconds, 3)}
+
+
+def _largest(scores: FloatArray, top_k: int) -> NDArray[np.int64]:
+    """Return the positions of the `top_k` largest scores, largest first; ties in order of position."""
+    first = max(0, len(scores) - top_k)
+    chosen = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]

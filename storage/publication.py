@@ -1,0 +1,309 @@
+"""Publication: writes the files of the next joint index, then commits the row that names them.
+
+Files are on the disk before the row is committed, and those of the last generations stay for readers that have just
+read an older row. So whatever a crash interrupts, readers find the last list of segments that was published.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, delete, insert, select
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import Catalog, now
+from vfindex.storage.db.reader import Generation, Snapshot
+from vfindex.storage.db.scrubbing import SCRUB
+from vfindex.storage.errors import LibraryDamaged, LibraryError, NotPublished, counted
+from vfindex.storage.files.writes import on_disk
+from vfindex.storage.ids import in_sorted
+from vfindex.storage.index import segment
+from vfindex.storage.index.builder import Draft, Recipe, drift
+from vfindex.storage.index.erasure import erase, is_erased, marked
+from vfindex.storage.index.flat import joint_batches
+from vfindex.storage.index.gate import View, refusal
+from vfindex.storage.index.merging import due_merges, expected_s
+from vfindex.storage.index.reader import LIST_SUFFIX, JointIndex, write_list
+from vfindex.storage.index.segment import IndexSegment
+from vfindex.storage.joint.fusion import Fusion
+from vfindex.storage.joint.shared import SharedSpec, spec_hash
+from vfindex.storage.joint.vector import JointSpec, estimate_spec
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta, put_fusion, put_shared_spec
+from vfindex.storage.records import StoredFile
+from vfindex.storage.settings_backup import write_backup
+
+logger = logging.getLogger(__name__)
+
+# Size of the delta (unindexed clips, scanned exactly) at which a run publishes a generation before its end.
+MAX_DELTA_CLIPS = 50_000
+# The current generation and the one before it: a reader that has just read the pointer still finds its files.
+KEPT_GENERATIONS = 2
+# The statistics of a JointSpec are estimated again when the mean of all clips has moved so far, in spreads of the
+# scores of unrelated ones.
+MOST_DRIFT = 0.1
+# The published generation and its index, None where that cannot be used; None before the first is published.
+_Before = tuple[Generation, JointIndex | None] | None
+# Returns the seconds left, None without a limit.
+LeftS = Callable[[], float | None]
+# Makes the next index, or None if it cannot.
+_Maker = Callable[[], Draft | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a generation is to be. fusion: the library's own. shared: takes its place, with a JointSpec; None: no."""
+
+    fusion: Fusion
+    shared: SharedSpec | None
+
+    def keeps(self, spec: JointSpec) -> bool:
+        """Return whether an index with this JointSpec may be extended."""
+        return self.shared is None or spec_hash(self.shared.setup, spec) == self.shared.hash
+
+
+class _Stopped(Exception):
+    """A merge has run out of time."""
+
+
+class Publisher:
+    """Makes generations of the joint index. The caller holds the library's lock."""
+
+    def __init__(self, catalog: Catalog, library: Library) -> None:
+        self._catalog, self._library = catalog, library
+
+    def publish(self, fusion: Fusion | None = None) -> Generation:
+        """Publish an index of all committed clips.
+
+        A large index gets what is new as one more segment. If `gate` refuses that, or the library is small, one segment
+        is built of all clips, with new statistics; if it refuses these too, with the old ones. fusion: replaces the
+        library's; None keeps it. Raises UsageError if it does not fit the models, NotPublished if no index passes: the
+        old one stays, and readers scan the delta.
+        """
+        meta = LibraryMeta(self._catalog)
+        plan = _Plan(meta.own_fusion if fusion is None else fusion, meta.shared_spec)
+        with self._library.snapshot() as snapshot:
+            # A new fusion is a user's choice and may give other hits, so it is not compared with the old one.
+            making = _Making(self._library, snapshot, plan, compares=fusion is None)
+            self._publish(making, [making.extended, making.built, making.rebuilt])
+        return self._published()
+
+    def publish_shared(self, shared: SharedSpec | None) -> Generation:
+        """Publish with a spec that other libraries share, as all later generations do; None: with one of its own.
+
+        The gate compares a shared spec with the generation in use; a spec of the library's own is taken as it is.
+        Raises as `publish` does.
+        """
+        plan = _Plan(LibraryMeta(self._catalog).own_fusion, shared)
+        with self._library.snapshot() as snapshot:
+            making = _Making(self._library, snapshot, plan, compares=shared is not None)
+            self._publish(making, [making.built])
+        return self._published()
+
+    def merge(self, left_s: LeftS, say: Callable[[str], None] = lambda _: None) -> bool:
+        """Make the largest merge that is due and fits into the time left; return whether one was made.
+
+        Estimates the statistics again instead where they have drifted. left_s: seconds left, None without a limit.
+        A refused one changes nothing. Raises LibraryError.
+        """
+        if self._catalog.change():  # not published: a merge would take it for done
+            return False
+        with self._library.snapshot() as snapshot:
+            newest = snapshot.generation()
+        if newest is None or not newest.file.endswith(LIST_SUFFIX):
+            return False
+        meta = LibraryMeta(self._catalog)
+        plan = _Plan(meta.own_fusion, meta.shared_spec)
+        with self._library.snapshot() as snapshot:
+            making = _Making(self._library, snapshot, plan, compares=True)
+            found = making.due(left_s)
+            if found is None:
+                return False
+            clips, makers = found
+            say(f"merging segments of the joint index, {counted(clips, 'clip')}")
+            try:
+                self._publish(making, makers)
+            except (_Stopped, NotPublished) as exc:
+                logger.info("the segments of the joint index stay as they are: %s", exc)
+                return False
+        return True
+
+    def erase_deleted(self) -> None:
+        """Erase the vectors of deleted clips from the current segments, see `erasure`. Raises LibraryError."""
+        folder = self._library.index
+        with self._library.snapshot() as snapshot:
+            generation = snapshot.generation()
+        index = None if generation is None else self._library.load_index(generation)
+        if generation is None or index is None or all(map(is_erased, index.segments)):
+            return
+        with on_disk("the joint index"):
+            segments = [each if is_erased(each) else marked(each, folder) for each in index.segments]
+            file = write_list(folder / f"{generation.id + 1:08d}{LIST_SUFFIX}", segments)
+            with self._catalog.transaction() as connection:
+                values = {"watermark": generation.watermark, "clips": generation.clips}
+                _insert(connection, file, generation.spec, values)
+            self._drop_old_files()
+            for each in segments:
+                erase(each, folder)
+
+    def _publish(self, making: _Making, makers: Sequence[_Maker]) -> None:
+        draft, file = making.accepted(makers)
+        self._point_to(draft, file, making)
+        self._drop_old_files()
+        with self._catalog.transaction() as connection, on_disk("the copy of the settings"):
+            write_backup(connection, self._library.folder)
+
+    def _published(self) -> Generation:
+        with self._library.snapshot() as snapshot:
+            generation = snapshot.generation()
+        if generation is None:
+            raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
+        return generation
+
+    def _point_to(self, draft: Draft, file: StoredFile, making: _Making) -> None:
+        """Commit the pointer to a file together with its fusion and shared spec."""
+        values = {"watermark": int(making.ids.max(initial=0)), "clips": len(making.ids)}
+        with self._catalog.transaction() as connection:
+            _insert(connection, file, draft.spec, values)
+            put_fusion(connection, making.plan.fusion)
+            put_shared_spec(connection, making.plan.shared)
+            connection.execute(delete(schema.index_change))
+            connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
+
+    def _drop_old_files(self) -> None:
+        g = schema.generation.c
+        # After a removal, no file must keep the removed vectors.
+        most = KEPT_GENERATIONS if self._catalog.get(SCRUB) is None else 1
+        with self._catalog.transaction() as connection:
+            oldest = connection.scalars(select(g.id).order_by(g.id.desc()).limit(most)).all()[-1]
+            connection.execute(schema.generation.delete().where(g.id < oldest))
+            rows = connection.execute(select(g.file, g.size_bytes, g.sha256)).all()
+        kept = {file.name for row in rows for file in self._library.index_files(StoredFile(*row))}
+        with on_disk("the joint index"):
+            for path in self._library.index.iterdir():
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
+
+
+def _insert(connection: Connection, file: StoredFile, spec: JointSpec, values: Mapping[str, int]) -> None:
+    """Make a file that of the current generation. values: watermark and clips."""
+    facts = {"file": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256, "created_at": now()}
+    connection.execute(insert(schema.generation).values(**facts, **values, spec=spec.to_json()))
+
+
+class _Making:
+    """One publication: what it reads, and the ways to make its index.
+
+    ids: of all clips, increasing. compares: the gate compares with the generation before.
+    """
+
+    def __init__(self, library: Library, snapshot: Snapshot, plan: _Plan, *, compares: bool) -> None:
+        self.plan, self.ids = plan, np.array(snapshot.clip_ids(searchable=False), np.int64)
+        self._library, self._snapshot = library, snapshot
+        self._priors = LibraryMeta(snapshot).priors
+        newest = snapshot.generation()
+        self._number = (newest.id if newest else 0) + 1
+        self._before = None if newest is None or not compares else (newest, library.load_index(newest))
+
+    def accepted(self, makers: Sequence[_Maker]) -> tuple[Draft, StoredFile]:
+        """Return the first index that passes the gate, and its file. Raises as `Publisher.publish` does."""
+        published = None if self._before is None else View.published(self._snapshot, *self._before)
+        reason = ""
+        for make in makers:
+            try:
+                draft = make()
+                if draft is None:
+                    continue
+                file = draft.finish()
+            except (OSError, RuntimeError, MemoryError) as exc:
+                raise LibraryError(
+                    f"the joint index could not be written ({exc}); free some space and run the same command again: "
+                    "searches go on with the index before it"
+                ) from exc
+            index = JointIndex.load(self._library.index, file)
+            refused = refusal(self._snapshot, draft.spec, index, published, self._library.query_folder)
+            if refused is None:
+                return draft, file
+            reason = refused
+            logger.info("a new joint index was not published: %s", reason)
+            draft.discard()
+        raise NotPublished(
+            f"the new joint index was not published: {reason}; searches stay right, but scan exactly what the one "
+            "before lacks; run: vfindex verify"
+        )
+
+    # --- the ways to make it ------------------------------------------------------------------------------------
+
+    def extended(self) -> Draft | None:
+        """Return the index before, with what is new as one more segment; None for a small library, or without one."""
+        generation, index = self._before or (None, None)
+        if generation is None or index is None or len(self.ids) <= segment.EXACT_CLIPS:
+            return None
+        if not self.plan.keeps(generation.spec):
+            return None
+        draft = self._draft(generation.spec, index)
+        indexed, changed = index.ids(), self._snapshot.changed(generation.watermark)
+        draft.drop(np.union1d(indexed[~in_sorted(indexed, self.ids)], changed))
+        new = self.ids[~in_sorted(self.ids, draft.index.ids())]
+        if len(new):
+            self._put(draft, new)
+        return draft
+
+    def built(self) -> Draft:
+        """Return an index of one segment, with the shared JointSpec, or a new one."""
+        if self.plan.shared is not None:
+            spec = self.plan.shared.spec
+        else:
+            dims = {m: len(p.mean) for m, p in self._priors.items()}
+            batches = (rows for _, rows in self._snapshot.batches(self.ids, dims))
+            spec = estimate_spec(self._priors, batches, self.plan.fusion)
+        return self._put(self._draft(spec), self.ids)
+
+    def rebuilt(self) -> Draft | None:
+        """Return an index of one segment with the JointSpec of the one before; None if there is none, or no other."""
+        if self._before is None or self.plan.shared is not None:
+            return None
+        return self._put(self._draft(self._before[0].spec), self.ids)
+
+    def due(self, left_s: LeftS) -> tuple[int, list[_Maker]] | None:
+        """Return the largest rewriting that is due and fits into the time left: its clips, and how it is made."""
+        generation, index = self._before or (None, None)
+        if generation is None or index is None:
+            return None
+        left, parts = left_s(), index.segments
+
+        def fits(clips: int) -> bool:
+            return left is None or expected_s(parts, clips) < left
+
+        is_own = self.plan.shared is None and len(index) > segment.EXACT_CLIPS
+        if is_own and fits(len(index)) and drift(index, Recipe(generation.spec, self._priors)) > MOST_DRIFT:
+            return len(index), [self.built]
+        for merge in due_merges(parts):
+            clips = sum(map(len, merge))
+            if fits(clips):
+                return clips, [partial(self._merged, merge, (generation, index), left_s)]
+        return None
+
+    def _merged(self, chosen: Sequence[IndexSegment], before: tuple[Generation, JointIndex], left_s: LeftS) -> Draft:
+        def check() -> None:
+            left = left_s()
+            if left is not None and left <= 0:
+                raise _Stopped("the time is up")
+
+        generation, index = before
+        draft = self._draft(generation.spec, index)
+        draft.merge(chosen, check)
+        return draft
+
+    def _draft(self, spec: JointSpec, index: JointIndex | None = None) -> Draft:
+        parts = () if index is None else index.segments
+        return Draft(self._library.index, self._number, Recipe(spec, self._priors), parts)
+
+    def _put(self, draft: Draft, ids: NDArray[np.int64]) -> Draft:
+        draft.put(ids, (rows for _, rows in joint_batches(self._snapshot, draft.spec, ids)))
+        return draft
