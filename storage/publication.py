@@ -226,7 +226,8 @@ class _Making:
                     "searches go on with the index before it"
                 ) from exc
             index = JointIndex.load(self._library.index, file)
-            refused = refusal(self._snapshot, draft.spec, index, published, self._library.query_folder)
+            folder, sealed = self._library.query_folder, draft.has_sealed
+            refused = refusal(self._snapshot, draft.spec, index, published, folder, sealed=sealed)
             if refused is None:
                 return draft, file
             reason = refused

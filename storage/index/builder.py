@@ -61,6 +61,11 @@ class Draft:
         return self._recipe.spec
 
     @property
+    def has_sealed(self) -> bool:
+        """Whether a segment was sealed."""
+        return any(path.suffix == SEGMENT_SUFFIX for path in self._new)
+
+    @property
     def index(self) -> JointIndex:
         return JointIndex([each for each in self._segments if len(each)] or self._segments[:1])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,12 +13,12 @@ import numpy as np
 from ann_data import DIM, ORDER, Material
 from numpy.typing import NDArray
 
-from vfindex.storage.index import builder, reader
-from vfindex.storage.index.builder import Source
+from vfindex.storage.index import segment
+from vfindex.storage.index.builder import Draft, Recipe
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import FloatArray
+from vfindex.storage.records import FloatArray, StoredFile
 
 # The weights of `lite`.
 WEIGHTS: Mapping[ModalityName, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
@@ -51,7 +52,7 @@ class Ours:
     file = "ours"
 
     def __init__(self, folder: Path, material: Material) -> None:
-        self.path = folder / f"{self.file}{len(material.clips)}.joint"
+        self.path = folder / f"{self.file}{len(material.clips)}"
         self.material = material
 
     def build(self) -> None:
@@ -59,16 +60,18 @@ class Ours:
         spec = JointSpec({m: ModalitySpec(zero, zero, 1.0, WEIGHTS[m]) for m in ORDER})
         banks = np.split(self.material.background, len(ORDER), axis=1)
         priors = {m: ModalityPrior(zero, zero, 1.0, bank, WEIGHTS[m]) for m, bank in zip(ORDER, banks, strict=True)}
-        stored: Any = _Stored(self.material)
-        made = builder.build(Source(stored, spec, priors, range(len(self.material.clips))), self.path)
-        self.path.with_suffix(".sha256").write_text(json.dumps(made))
+        clips = self.material.clips
+        self.path.mkdir(exist_ok=True)
+        draft = Draft(self.path, 1, Recipe(spec, priors))
+        draft.put(np.arange(len(clips)), (clips[first : first + BATCH] for first in range(0, len(clips), BATCH)))
+        (self.path / "stored.json").write_text(json.dumps(asdict(draft.finish())))
 
     def open(self) -> None:
-        size_bytes, sha256 = json.loads(self.path.with_suffix(".sha256").read_text())
-        self.index = JointIndex.load(self.path, size_bytes=size_bytes, sha256=sha256)
+        stored = StoredFile(**json.loads((self.path / "stored.json").read_text()))
+        self.index = JointIndex.load(self.path, stored)
 
     def search(self, query: FloatArray, knob: int, kept: Ids | None) -> Ids:
-        return self.index.search(query[None], 10, kept)[1][0]
+        return self.index.nearest(query[None], 10, kept)[1][0]
 
 
 class Exact(Ours):
@@ -77,26 +80,8 @@ class Exact(Ours):
     file = "exact"
 
     def build(self) -> None:
-        reader.EXACT_CLIPS = len(self.material.clips)
+        segment.EXACT_CLIPS = len(self.material.clips)
         super().build()
-
-
-class _Stored:
-    """A snapshot of the clips."""
-
-    def __init__(self, material: Material) -> None:
-        self._clips = material.clips
-
-    def batches(
-        self, ids: Sequence[int], dims: Mapping[ModalityName, int]
-    ) -> Iterator[tuple[Ids, dict[ModalityName, Any]]]:
-        for first in range(0, len(ids), 4096):
-            part = ids[first : first + 4096]
-            chosen = slice(part.start, part.stop, part.step) if isinstance(part, range) else part
-            yield (
-                np.asarray(part),
-                dict(zip(dims, np.split(np.asarray(self._clips[chosen]), len(dims), axis=1), strict=True)),
-            )
 
 
 class HnswLib:

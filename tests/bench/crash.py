@@ -1,12 +1,12 @@
 """SIGKILL at random instants: python tests/bench/crash.py [--kills N] [--searches N] [--only NAME...] [--cache DIR]
 
 Ingest, reindex, remove, purge, publication, rebuild and repair over a few short videos, and reindex and remove with an
-index of several segments, each time from the same library, are killed: every second time at a random instant of the run, else within a randomly chosen phase, so that
-short phases are hit too. After each kill, SQLite's integrity check, the row checksums and the bijection of clips and
-vectors must hold, no video may be lost or incomplete, and a search must answer; repeating the command must give a
-library equal to that of an undisturbed run. Prints the phases of the kills and `N kills, 0 losses`; exits with 1 after
-a loss. Then an open engine searches, `--searches` times in a row, while a reindex commits and publishes and a purge
-deletes.
+index of several segments, each time from the same library, are killed: every second time at a random instant of the
+run, else within a randomly chosen phase, so that short phases are hit too. After each kill, SQLite's integrity check,
+the row checksums and the bijection of clips and vectors must hold, no video may be lost or incomplete, and a search
+must answer; repeating the command must give a library equal to that of an undisturbed run. Prints the phases of the
+kills and `N kills, 0 losses`; exits with 1 after a loss. Then an open engine searches, `--searches` times in a row,
+while a reindex commits and publishes and a purge deletes.
 """
 
 from __future__ import annotations

@@ -246,10 +246,10 @@ def _asked(engine: SearchEngine, question: str, spent: Spent) -> Timing:
     """Run a query, then its baseline: its calls to the encoder, and one to the index per moment."""
     calls: list[tuple[Any, ...]] = []
     spent.seconds, spent.statements = {}, 0
-    encode, search = QueryEncoder.encode, JointIndex.search
+    encode, search = QueryEncoder.encode, JointIndex.nearest
     with (
         patch.object(QueryEncoder, "encode", lambda *a, **k: calls.append((encode, a, k)) or encode(*a, **k)),
-        patch.object(JointIndex, "search", lambda *a, **k: calls.append((search, a, k)) or search(*a, **k)),
+        patch.object(JointIndex, "nearest", lambda *a, **k: calls.append((search, a, k)) or search(*a, **k)),
     ):
         whole_s, whole_cpu_s = _timed(lambda: engine.search(question))
     known = Spent(dict(spent.seconds), spent.statements)

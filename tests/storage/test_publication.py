@@ -13,10 +13,12 @@ import pytest
 from library_maker import DIM, add_video, axis, clip, install
 from sqlalchemy import text
 
+from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import IndexUnusable, LibraryDamaged
-from vfindex.storage.index import builder, merging, segment, tuning
+from vfindex.storage.index import builder, gate, merging, segment, tuning
 from vfindex.storage.index.builder import Draft
 from vfindex.storage.index.file_format import writing_index
 from vfindex.storage.index.flat import joint_batches
@@ -246,6 +248,25 @@ def priors(writer: Writer) -> Any:
     from vfindex.storage.meta import LibraryMeta
 
     return LibraryMeta(writer.catalog).priors
+
+
+def test_a_run_merges_within_its_deadline(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(Writer, "merge", lambda _, left_s, say: asked.append(left_s()) or len(asked) < 3)
+    for interrupted in (False, True):
+        run = Run(writer, Options(Sampling(), asr=False), Callbacks(left_s=lambda: 7.0))
+        run.report.run_id = writer.catalog.begin_run("ingest")
+        run.report.interrupted = interrupted
+        run.end(0.0)
+        assert asked == [7.0, 7.0, 7.0], "until there is nothing left to merge"
+
+
+def test_clips_that_are_only_deleted_ask_no_questions(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "recall_at_10", lambda *_: pytest.fail("the library was scanned"))
+    monkeypatch.setattr(gate, "_items", lambda *_: pytest.fail("known items were searched"))
+    writer.catalog.remove(b"/videos/v0")
+    writer.publish()
+    assert sizes(writer) == [CLIPS - CLIPS_EACH]
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
