@@ -31,16 +31,16 @@ Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial
 class Callbacks:
     """What a run calls while it works.
 
-    progress: after every unit. stop: often; True ends the run after the running units. left_s: returns the seconds
-    until the deadline, None without one. say: a line before anything slow. interruptible: a context in which no work
-    can be lost, so Ctrl-C may raise KeyboardInterrupt.
+    progress: after every unit. stop: often; True ends the run after the running units. say: a line before anything
+    slow. interruptible: a context in which no work can be lost, so Ctrl-C may raise KeyboardInterrupt. left_s: returns
+    the seconds until the deadline, None without one.
     """
 
     progress: ProgressCallback = lambda _: None
     stop: Callable[[], bool] = lambda: False
-    left_s: Callable[[], float | None] = lambda: None
     say: Callable[[str], None] = lambda _: None
     interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+    left_s: Callable[[], float | None] = lambda: None
 
 
 class Run:
