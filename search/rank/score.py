@@ -199,13 +199,13 @@ def joint_scores(view: View, ids: NDArray[np.int64], query: QueryVectors, absent
     if delta.joint is not None:
         positions, present = positions_in(ids, delta.ids)
         sources.append((np.flatnonzero(present), delta.joint[positions[present]]))
-    for present, rows in sources:
-        scores[present] = 0.0
+    for at, rows in sources:
+        scores[at] = 0.0
         for modality, direction in ways.items():
             values = (rows[:, slices[modality]] @ direction.own).astype(np.float64)
             if get_modality(modality).has_words:
                 spread = np.full(len(rows), view.spec.parts[modality].weight * query.spread[modality])
                 words = absent * imputed(values / spread, view.setup.imputed_share) if absent else 0.0
                 values = sharpened(values, spread) + words
-            scores[present] += values
+            scores[at] += values
     return scores
