@@ -142,13 +142,14 @@ class Publisher:
         if generation is None or index is None or all(map(is_erased, index.segments)):
             return
         with on_disk("the joint index"):
-            segments = [each if is_erased(each) else marked(each, folder) for each in index.segments]
+            marks = {each: marked(each, folder) for each in index.segments if not is_erased(each)}
+            segments = [marks.get(each, each) for each in index.segments]
             file = write_list(folder / f"{generation.id + 1:08d}{LIST_SUFFIX}", segments)
             with self._catalog.transaction() as connection:
                 values = {"watermark": generation.watermark, "clips": generation.clips}
                 _insert(connection, file, generation.spec, values)
             self._drop_old_files()
-            for each in segments:
+            for each in marks.values():
                 erase(each, folder)
 
     def _publish(self, making: _Making, makers: Sequence[_Maker]) -> None:

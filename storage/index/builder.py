@@ -113,7 +113,7 @@ class Draft:
         made = len([path for path in self._new if path.suffix == SEGMENT_SUFFIX])
         path = self._folder / f"{self._name}{f'-{made + 1}' if made else ''}{SEGMENT_SUFFIX}"
         is_only = not any(map(len, self._segments))
-        is_flat = len(ids) <= (segment.EXACT_CLIPS if is_only else segment.flat_clips())
+        is_flat = len(ids) <= max(segment.flat_clips(), segment.EXACT_CLIPS if is_only else 0)
         began, total = time.monotonic(), np.zeros(self._recipe.spec.dim)
         self._new.append(path)
         with writing_index(path) as file:

@@ -22,6 +22,7 @@ from vfindex.storage.db.locations import below, mark_sidecars_unread
 from vfindex.storage.db.scrubbing import Scrubbed, forget_removed
 from vfindex.storage.errors import LibraryError, LibraryLocked, counted
 from vfindex.storage.index import model_versions
+from vfindex.storage.index.erasure import is_erased
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.maintenance.raw_bytes import files_with
@@ -365,13 +366,14 @@ def _words(writer: Writer) -> Place:
 
 
 def _vectors(writer: Writer, gone: _Contents, quick: Place) -> Place:
-    """Check for deleted clips in the joint index, and for older index files."""
+    """Check for deleted clips in the joint index, for vectors that are left of them, and for older index files."""
     with writer.library.snapshot() as snapshot:
         generation, stored = snapshot.generation(), set(snapshot.clip_ids(searchable=False))
     files = [path for path in writer.library.index.iterdir() if path.is_file()]
     index = writer.library.load_index(generation) if generation else None
     left = len(set(index.ids().tolist()) - stored) if index is not None else 0
     if gone.prints:
+        left += sum(not is_erased(each) for each in index.segments) if index is not None else 0
         kept = [] if generation is None else [each.name for each in writer.library.index_files(generation.stored)]
         left += len([path for path in files if path.name not in kept])
     return Place("index", f"{counted(len(files), 'file')} below index/", left + quick.left, quick.note)
