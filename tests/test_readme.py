@@ -20,7 +20,8 @@ from vfindex.indexer.speech.subtitles import MAX_SIDECAR_BYTES
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.storage.db import schema
 from vfindex.storage.joint.vector import PRIOR_CLIPS
-from vfindex.storage.writer import MAX_DELTA_CLIPS, writing
+from vfindex.storage.publication import MAX_DELTA_CLIPS
+from vfindex.storage.writer import writing
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

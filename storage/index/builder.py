@@ -45,9 +45,9 @@ class Recipe:
 
 
 class Draft:
-    """The next joint index: `put` vectors, `drop` clips, `merge` segments, ask for the `nearest`, then `finish`.
+    """The next joint index: `put` vectors, `drop` clips, `merge` segments, then `finish`. index: as it stands.
 
-    index: as it stands. Another engine of dense vectors would offer the same put, drop and nearest.
+    An engine of dense vectors elsewhere would offer the same put and drop, and `JointIndex.nearest`.
     """
 
     def __init__(self, folder: Path, number: int, recipe: Recipe, segments: Sequence[IndexSegment] = ()) -> None:
@@ -77,10 +77,6 @@ class Draft:
     def drop(self, ids: Ids) -> None:
         """Delete clips. ids: increasing; those that are not there are passed over."""
         self._segments = [each.without(ids) for each in self._segments]
-
-    def nearest(self, queries: FloatArray, top_k: int, among: Ids | None = None) -> tuple[FloatArray, Ids]:
-        """See `JointIndex.nearest`."""
-        return self.index.nearest(queries, top_k, among)
 
     def merge(self, chosen: Sequence[IndexSegment], check: Callable[[], None] = lambda: None) -> None:
         """Replace segments by one with their living clips. check: called often; may raise, which changes nothing."""
