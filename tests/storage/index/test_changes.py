@@ -273,7 +273,7 @@ def test_an_index_that_never_passes_leaves_everything_as_it_was(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, _ = current(writer)
-    monkeypatch.setattr(publication, "refusal", lambda *_: "it is worse")
+    monkeypatch.setattr(publication, "refusal", lambda *_, **__: "it is worse")
     writer.catalog.retitle(1, "new", (), unit(1)[0])
     with pytest.raises(NotPublished, match=r"not published: it is worse; .*run: vfindex verify"):
         writer.publish()

@@ -98,8 +98,8 @@ def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatc
         spec = inner(*arguments)
         return replace(spec, parts={m: replace(part, scale=-part.scale) for m, part in spec.parts.items()})
 
-    def noted(*arguments: Any) -> str | None:
-        refused.append(gate.refusal(*arguments))
+    def noted(*arguments: Any, **options: Any) -> str | None:
+        refused.append(gate.refusal(*arguments, **options))
         return refused[-1]
 
     monkeypatch.setattr(publication, "estimate_spec", turned)
