@@ -236,11 +236,11 @@ class Writer:
             for part in self.folder.glob("library.db.repaired*"):
                 part.unlink(missing_ok=True)
             discard_former(self.folder)
+            self.write_backup()  # of sources and file hashes; a kill from here on leaves no part of it
             try:
                 self._scrubbed = scrub(self.catalog.engine, self.folder / "library.db")
             except sqlite3.DatabaseError as exc:
                 raise translated(exc) from exc
-            self.write_backup()  # which has the sources and the file hashes
         return self._scrubbed or Scrubbed()
 
     # --- runs ---------------------------------------------------------------------------------------------------
