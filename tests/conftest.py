@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from vfindex.indexer.models.lite import ensure_lite
 # Searches keep their hits in the user's state folder: a test has one of its own, and so do the processes it starts.
 _STATE = tempfile.TemporaryDirectory(prefix="vfindex-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
+
+# A shell's background command ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The time of an example depends more on the machine than on the code.
 settings.register_profile("vfindex", deadline=None)
