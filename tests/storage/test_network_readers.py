@@ -100,12 +100,12 @@ def test_the_joint_index_is_read_and_not_mapped(folder: Path) -> None:
         generation = snapshot.generation()
     assert generation is not None
     index = library.open_index(generation)
-    base = index.rows
+    base = index.segments[0].rows
     while isinstance(base, np.ndarray):
         assert not isinstance(base, np.memmap)
         base = base.base
     os.truncate(folder / "index" / generation.file, 0)
-    assert index.search(axis(0, index.dim)[None], 2)[0].shape == (1, 2)
+    assert index.nearest(axis(0, index.dim)[None], 2)[0].shape == (1, 2)
 
 
 def test_a_stale_handle_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
