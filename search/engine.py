@@ -49,18 +49,23 @@ from vfindex.storage.library import (
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, Setup
+from vfindex.storage.user.questions import QuestionKeeper
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Searcher:
-    """What all threads that search one model version share. generation: the SHA-256 of the file of `index`."""
+    """What all threads that search one model version share. generation: the SHA-256 of the file of `index`.
+
+    questions: keeps what the index is asked; None: nothing is kept.
+    """
 
     library: Library
     setup: Setup
     encoder: QueryEncoder
     pictures: Pictures
+    questions: QuestionKeeper | None = None
     generation: str = ""
     index: JointIndex | None = None
 
@@ -71,9 +76,12 @@ class SearchEngine:
     A thread searches with the `Searcher` that is there when it begins; another replaces it as a whole.
     """
 
-    def __init__(self, folder: str | Path, fusion: Fusion | None = None) -> None:
-        """Open nothing yet. fusion: see `open`. Raises UsageError for a folder of a wrong type."""
-        self._folder, self._fusion = library_path(folder), fusion
+    def __init__(self, folder: str | Path, fusion: Fusion | None = None, *, for_people: bool = False) -> None:
+        """Open nothing yet. fusion: see `open`. Raises UsageError for a folder of a wrong type.
+
+        for_people: some questions are kept, to measure the recall of the index with them; not those of a program.
+        """
+        self._folder, self._fusion, self._for_people = library_path(folder), fusion, for_people
         self._process = os.getpid()
         self._lock, self._is_closed = RLock(), False
         self._library: Library | None = None
@@ -125,7 +133,9 @@ class SearchEngine:
             raise QueryError(f"the library {self._folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
         with self._lock:
             if self._searcher is None or self._searcher.library is not library:
-                self._searcher = Searcher(library, setup, QueryEncoder(library, setup), Pictures(library, setup))
+                questions = QuestionKeeper(library.root, library.folder) if self._for_people else None
+                encoder, pictures = QueryEncoder(library, setup), Pictures(library, setup)
+                self._searcher = Searcher(library, setup, encoder, pictures, questions)
             return self._searcher
 
     def close(self) -> None:
@@ -214,7 +224,8 @@ class SearchEngine:
         watermark = 0 if generation is None else generation.watermark
         present = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
         ranks = present if request.combine == "rrf" else None
-        return View(snapshot, spec, searcher.setup, index, watermark, ranks, only_named=only_named), problem
+        read = View(snapshot, spec, searcher.setup, index, watermark, ranks)
+        return replace(read, only_named=only_named, questions=searcher.questions), problem
 
     def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
         fusion = self._fusion

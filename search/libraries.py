@@ -32,7 +32,8 @@ class OpenLibraries:
         if not folders:
             raise UsageError("name the folder of a library at least")
         self.folder = folders[0]
-        self.engines = [SearchEngine(each) for each in {os.path.realpath(each): each for each in folders}.values()]
+        chosen = {os.path.realpath(each): each for each in folders}.values()
+        self.engines = [SearchEngine(each, for_people=True) for each in chosen]
 
     @property
     def engine(self) -> SearchEngine:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -27,6 +29,7 @@ from vfindex.storage.index.builder import Draft, Recipe, drift
 from vfindex.storage.index.erasure import erase, is_erased, marked
 from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.gate import View, refusal
+from vfindex.storage.index.live_recall import META_KEY, TOGETHER, Answer, LiveRecall, answers, raised
 from vfindex.storage.index.merging import due_merges, expected_s
 from vfindex.storage.index.reader import LIST_SUFFIX, JointIndex, write_list
 from vfindex.storage.index.segment import IndexSegment
@@ -37,6 +40,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_shared_spec
 from vfindex.storage.records import StoredFile
 from vfindex.storage.settings_backup import write_backup
+from vfindex.storage.user.questions import kept_count, kept_questions
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +72,14 @@ class _Plan:
 
 
 class _Stopped(Exception):
-    """A merge has run out of time."""
+    """A merge, or a measurement, has run out of time."""
+
+
+def _check(left_s: LeftS) -> None:
+    """Raise _Stopped if no time is left."""
+    left = left_s()
+    if left is not None and left <= 0:
+        raise _Stopped("the time is up")
 
 
 class Publisher:
@@ -143,14 +154,56 @@ class Publisher:
             return
         with on_disk("the joint index"):
             marks = {each: marked(each, folder) for each in index.segments if not is_erased(each)}
-            segments = [marks.get(each, each) for each in index.segments]
-            file = write_list(folder / f"{generation.id + 1:08d}{LIST_SUFFIX}", segments)
-            with self._catalog.transaction() as connection:
-                values = {"watermark": generation.watermark, "clips": generation.clips}
-                _insert(connection, file, generation.spec, values)
-            self._drop_old_files()
+            self._list_again(generation, [marks.get(each, each) for each in index.segments])
             for each in marks.values():
                 erase(each, folder)
+
+    def measure_recall(self, left_s: LeftS, say: Callable[[str], None] = lambda _: None) -> None:
+        """Answer questions that people asked by an exact scan as well, and store what the index finds of them.
+
+        If it finds too little, the search parameters are raised. Each question is then deleted. left_s: as for `merge`;
+        what it leaves no time for is kept for the next call. Raises LibraryError.
+        """
+        with self._library.snapshot() as snapshot, on_disk("a question"):
+            generation = snapshot.generation()
+            if generation is None or self._catalog.change() or not kept_count(self._library.folder):
+                return
+            index = self._library.load_index(generation)
+            if index is None:
+                return
+            kept = list(kept_questions(self._library.folder, index.dim))
+            without = snapshot.hidden(generation.watermark)
+        today, found = datetime.now(UTC).date(), list[Answer]()
+        record = LiveRecall.from_json(self._catalog.get(META_KEY)).since(today)
+        if kept and not index.is_exact:
+            say(f"answering {counted(len(kept), 'question')} exactly as well, to measure the recall of the joint index")
+        with on_disk("the joint index"), suppress(_Stopped):
+            for first in range(0, len(kept), TOGETHER):
+                batch = kept[first : first + TOGETHER]
+                if not index.is_exact:
+                    asked = [question for _, question in batch]
+                    new = answers(index, generation.spec.order, asked, without, lambda: _check(left_s))
+                    record = record.with_answers(today, new)
+                    self._catalog.put(META_KEY, record.to_json())
+                    found += new
+                for path, _ in batch:
+                    path.unlink(missing_ok=True)
+            if record.is_low and found:
+                say("it finds too little, so its search parameters are raised")
+                self._list_again(generation, [self._raised(each, found, left_s) for each in index.segments])
+                self._catalog.put(META_KEY, LiveRecall(raised=today.isoformat()).to_json())
+
+    def _raised(self, part: IndexSegment, found: Sequence[Answer], left_s: LeftS) -> IndexSegment:
+        _check(left_s)
+        return raised(part, found)
+
+    def _list_again(self, generation: Generation, segments: Sequence[IndexSegment]) -> None:
+        """Publish the segments of the current generation with other facts in their list. Raises OSError."""
+        file = write_list(self._library.index / f"{generation.id + 1:08d}{LIST_SUFFIX}", segments)
+        with self._catalog.transaction() as connection:
+            values = {"watermark": generation.watermark, "clips": generation.clips}
+            _insert(connection, file, generation.spec, values)
+        self._drop_old_files()
 
     def _publish(self, making: _Making, makers: Sequence[_Maker]) -> None:
         draft, file = making.accepted(makers)
@@ -174,7 +227,8 @@ class Publisher:
             put_fusion(connection, making.plan.fusion)
             put_shared_spec(connection, making.plan.shared)
             connection.execute(delete(schema.index_change))
-            connection.execute(schema.meta.delete().where(schema.meta.c.key == "changed"))
+            of_the_one_before = ["changed", *([META_KEY] if draft.is_new else [])]
+            connection.execute(schema.meta.delete().where(schema.meta.c.key.in_(of_the_one_before)))
 
     def _drop_old_files(self) -> None:
         g = schema.generation.c
@@ -292,14 +346,9 @@ class _Making:
         return None
 
     def _merged(self, chosen: Sequence[IndexSegment], before: tuple[Generation, JointIndex], left_s: LeftS) -> Draft:
-        def check() -> None:
-            left = left_s()
-            if left is not None and left <= 0:
-                raise _Stopped("the time is up")
-
         generation, index = before
         draft = self._draft(generation.spec, index)
-        draft.merge(chosen, check)
+        draft.merge(chosen, lambda: _check(left_s))
         return draft
 
     def _draft(self, spec: JointSpec, index: JointIndex | None = None) -> Draft:

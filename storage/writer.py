@@ -270,6 +270,10 @@ class Writer:
         """See `Publisher.merge`."""
         return self.publisher.merge(left_s, say)
 
+    def measure_recall(self, left_s: LeftS, say: Callable[[str], None] = lambda _: None) -> None:
+        """See `Publisher.measure_recall`."""
+        self.publisher.measure_recall(left_s, say)
+
     def publish_shared(self, shared: SharedSpec | None) -> Generation:
         """See `Publisher.publish_shared`."""
         return self.publisher.publish_shared(shared)

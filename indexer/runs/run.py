@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from vfindex.storage.writer import Writer
 
 MAX_TRACES = 20
+# Seconds that a run spends on answering questions of people exactly, and the share of a long run.
+RECALL_S, RECALL_SHARE = 60.0, 0.05
 Ending = Literal["indexed", "unchanged", "moved", "reworded", "coarse", "partial", "failed", "skipped"]
 
 
@@ -208,9 +211,21 @@ class Run:
                     self.publish()
                 while self.writer.merge(self.callbacks.left_s, self.callbacks.say):
                     pass
+                self._measure_recall(began)
         self.report.wall_s = time.monotonic() - began
         self.report.sort()
         self.writer.catalog.end_run(self.report.run_id, self.report.to_dict(os.fsdecode))
+
+    def _measure_recall(self, began: float) -> None:
+        """Measure the recall of the joint index, for RECALL_S or, in a long run, RECALL_SHARE of its time until now."""
+        start = time.monotonic()
+        budget_s = max(RECALL_S, RECALL_SHARE * (start - began))
+
+        def left_s() -> float:
+            left = self.callbacks.left_s()
+            return min(start + budget_s - time.monotonic(), math.inf if left is None else left)
+
+        self.writer.measure_recall(left_s, self.callbacks.say)
 
     def publish_many(self) -> None:
         """Publish a new generation if the delta has grown too large."""

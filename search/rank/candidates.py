@@ -153,6 +153,8 @@ class Candidates:
         if index is None:
             return []
         _, ids = index.nearest(joint[None], first.stop, self._clips, self._outdated)
+        if self._view.questions is not None and not index.is_exact:
+            self._view.questions.keep(joint, first.stop, self._clips)
         nearest: list[int] = ids[0].tolist()
         return nearest
 

@@ -16,6 +16,7 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray, Setup
+from vfindex.storage.user.questions import QuestionKeeper
 
 # Joint vectors cached between searches, 4.6 KB each with three modalities of 384 dimensions. The writer publishes an
 # index before the delta grows this large.
@@ -89,7 +90,8 @@ class View:
     watermark: the last clip id of the current generation, 0 before the first. rank_weights: the weight of each
     modality's list if ranks are fused, None if scores are. others: of the libraries that are searched with this one;
     what a score takes from the whole library, it takes from all. number: of the library among them. only_named:
-    modalities that count for the terms that name them, and for no others.
+    modalities that count for the terms that name them, and for no others. questions: keeps what the index is asked;
+    None: nothing is kept.
     """
 
     snapshot: Snapshot
@@ -101,6 +103,7 @@ class View:
     others: Sequence[Snapshot] = ()
     number: int = 0
     only_named: frozenset[ModalityName] = frozenset()
+    questions: QuestionKeeper | None = None
 
     @property
     def delta(self) -> Delta:

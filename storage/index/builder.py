@@ -53,7 +53,7 @@ class Draft:
     def __init__(self, folder: Path, number: int, recipe: Recipe, segments: Sequence[IndexSegment] = ()) -> None:
         """folder: of the files. number: of the generation, which names them. segments: of the generation before."""
         self._folder, self._name, self._recipe = folder, f"{number:08d}", recipe
-        self._segments = list(segments)
+        self._segments, self._former = list(segments), {each.file for each in segments}
         self._new: list[Path] = []
 
     @property
@@ -64,6 +64,11 @@ class Draft:
     def has_sealed(self) -> bool:
         """Whether a segment was sealed."""
         return any(path.suffix == SEGMENT_SUFFIX for path in self._new)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no segment of the generation before is left."""
+        return self._former.isdisjoint(each.file for each in self._segments)
 
     @property
     def index(self) -> JointIndex:
@@ -93,7 +98,8 @@ class Draft:
     def finish(self) -> StoredFile:
         """Return the file of the generation: the only segment, or a list of all. Raises OSError."""
         segments = self.index.segments
-        only = segments[0].file if len(segments) == 1 and not len(segments[0].dead) else None
+        is_whole = len(segments) == 1 and not len(segments[0].dead) and not segments[0].is_raised
+        only = segments[0].file if is_whole else None
         if only is not None:
             return only
         self._new.append(self._folder / f"{self._name}{LIST_SUFFIX}")

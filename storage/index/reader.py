@@ -4,7 +4,8 @@ A generation's file in `index/` is a segment (segment.py), or a list of segments
 each:
 
     arrays  "deleted N"  bits of the rows of the N-th segment, the lowest first; only where some are deleted
-    facts   "segments"   of each: its file, size, SHA-256, and the blocks whose checksums a removal has made invalid
+    facts   "segments"   of each: its file, size, SHA-256, the blocks whose checksums a removal has made invalid, and
+                         search parameters that have been raised since it was built (live_recall.py)
 
 A clip that is not deleted is in one segment only. What is in library.db vouches for the list, and the list for its
 segments, so one committed row publishes them all.
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from vfindex.storage.errors import DimensionError
 from vfindex.storage.ids import positions_in
 from vfindex.storage.index.file_format import IndexFile, damage, writing_index
+from vfindex.storage.index.search_params import TunedParams
 from vfindex.storage.index.segment import CHECKED_BLOCKS, IndexSegment
 from vfindex.storage.records import FloatArray, StoredFile
 
@@ -43,6 +45,11 @@ class JointIndex:
 
     def __len__(self) -> int:
         return sum(map(len, self.segments))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all vectors are always scored."""
+        return all(each.codes is None for each in self.segments)
 
     def ids(self) -> NDArray[np.int64]:
         """Return the clip ids of the index, without deleted ones, increasing."""
@@ -108,6 +115,8 @@ class JointIndex:
             segments = []
             for number, (stored, entry) in enumerate(zip(files, file.facts["segments"], strict=True)):
                 segment = again.get(stored) or _opened(folder, stored, entry["unchecked"], blocks)
+                if "efforts" in entry:
+                    segment = segment.with_params(TunedParams.from_dict(entry["efforts"]))
                 segments.append(segment.with_dead(_dead(file, f"deleted {number}", segment)))
             return cls(segments)
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as exc:
@@ -138,7 +147,8 @@ def _entry(segment: IndexSegment) -> dict[str, Any]:
     if segment.file is None:
         raise ValueError("a segment in memory cannot be listed")
     unchecked = {name: sorted(blocks) for name, blocks in segment.unchecked.items()}
-    return {**asdict(segment.file), "unchecked": unchecked}
+    raised = {"efforts": segment.tuned.to_dict()} if segment.is_raised and segment.tuned is not None else {}
+    return {**asdict(segment.file), "unchecked": unchecked, **raised}
 
 
 def _stored_file(entry: Mapping[str, Any]) -> StoredFile:

@@ -21,6 +21,16 @@ class SearchParams:
     candidates: int
     share: float
 
+    def covering(self, other: SearchParams) -> SearchParams:
+        """Return parameters that find at least what either finds."""
+        if not self.candidates or not other.candidates:
+            return SearchParams(0, 1.0)
+        return SearchParams(max(self.candidates, other.candidates), max(self.share, other.share))
+
+    def doubled(self, most: int) -> SearchParams:
+        """Return twice as many candidates of all lists, at most so many."""
+        return SearchParams(max(self.candidates, min(2 * self.candidates, most)), 1.0)
+
     def covers(self, other: SearchParams) -> bool:
         """Return whether it finds at least what `other` finds."""
         return self.candidates >= other.candidates and self.share >= other.share
@@ -43,6 +53,15 @@ class WeightingParams:
             return self.first
         most = max(self.first.candidates, self.many.candidates)
         return SearchParams(max(most, most * top_k // MANY), max(self.first.share, self.many.share))
+
+    def covering(self, other: WeightingParams) -> WeightingParams:
+        """Return parameters that find at least what either finds."""
+        recall = min(self.recall, other.recall)
+        return WeightingParams(self.first.covering(other.first), self.many.covering(other.many), recall)
+
+    def doubled(self, most: int) -> WeightingParams:
+        """Return twice as many candidates of all lists, at most so many."""
+        return WeightingParams(self.first.doubled(most), self.many.doubled(most), self.recall)
 
 
 @dataclass(frozen=True, slots=True)

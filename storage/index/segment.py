@@ -61,6 +61,7 @@ class IndexSegment:
         self.dead = np.zeros(0, np.int64) if dead is None else dead
         self.codes: IvfPq | None = None  # with its search parameters; None: a flat segment
         self.tuned: TunedParams | None = None
+        self.is_raised = False  # the parameters are those of the list, no longer those of the file
         self.centre: FloatArray | None = None  # the mean vector (dim,); None: in files of earlier versions
         self.seconds = 0.0  # that building took
         self.unchecked: Blocks = {}  # blocks that a removal has overwritten, whose checksums do not hold
@@ -88,6 +89,12 @@ class IndexSegment:
         places = self.places_of(ids)
         return self.with_dead(np.union1d(self.dead, places)) if len(places) else self
 
+    def with_params(self, tuned: TunedParams) -> IndexSegment:
+        """Return the segment with other search parameters than its file has; it shares everything else."""
+        other = copy(self)
+        other.tuned, other.is_raised = tuned, other.is_raised or tuned != self.tuned
+        return other
+
     def places_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of these clips, deleted ones included; clips that are not in the segment are left out."""
         places, known = positions_in(ids, self.ids)
@@ -107,10 +114,10 @@ class IndexSegment:
 
         among: only these clip ids (m,), increasing. without: not these clip ids, increasing.
         """
-        scores, places = self._nearest(query, top_k, self._kept(among, without))
+        scores, places = self._nearest(query, top_k, self.kept(among, without))
         return scores, np.asarray(self.ids)[places]
 
-    def _kept(self, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+    def kept(self, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
         """Return the mask (n,) of the rows that may be returned, None for all."""
         dropped = self.dead if without is None else np.append(self.dead, self.places_of(self._near(without)))
         if among is None and not len(dropped):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,25 @@ def is_enough(
     return True
 
 
+def raised_params(
+    tuned: TunedParams, codes: IvfPq, rows: NDArray[np.float16], asked: Sequence[FloatArray]
+) -> TunedParams:
+    """Return parameters with the required recall for more queries, too: (n, dim) for each weighting.
+
+    Where they have it already, so that other vectors than these were missed, or a filter was in the way, twice as many
+    candidates of all lists are taken, up to MOST.
+    """
+    corners = list(tuned.corners)
+    for at, queries in enumerate(asked):
+        if not len(queries) or not corners[at].first.candidates:
+            continue
+        best = HalfVectors(rows).best_scores(queries, MANY)
+        wanted = corners[at].covering(_weighting_params(_Trial(codes, rows, [queries], [best])))
+        is_new = (wanted.first, wanted.many) != (corners[at].first, corners[at].many)
+        corners[at] = wanted if is_new else wanted.doubled(MOST)
+    return replace(tuned, corners=tuple(corners))
+
+
 def _between(queries: FloatArray) -> FloatArray:
     """Return the queries (n, dim), filled up to QUESTIONS with sums of two of them."""
     pairs = queries + np.roll(queries, len(queries) // 3, axis=0)
@@ -152,7 +171,7 @@ def recall_at_10(
         best = np.partition(np.concatenate([best, every], axis=1), -top_k, axis=1)[:, -top_k:]
         at, known = positions_in(found, part)
         scores = np.where(known, np.take_along_axis(every, at, axis=1), scores)
-    shares = np.array([_share(*each) for each in zip(scores, best, strict=True)])
+    shares = np.array([found_share(*each) for each in zip(scores, best, strict=True)])
     parts = np.split(shares, np.cumsum([len(each) for each in asked])[:-1])
     return [float(each.mean()) if len(each) else 1.0 for each in parts]
 
@@ -232,7 +251,7 @@ def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], requ
     return _Found(SearchParams(most, share), recall, is_enough, trial.codes.cost(most, share))
 
 
-def _share(scores: FloatArray, best: FloatArray) -> float:
+def found_share(scores: FloatArray, best: FloatArray) -> float:
     """Return the share of the best scores that was found. best: (k,), in any order."""
     bar = best.min()
     return float(np.count_nonzero(scores >= bar - _tie(bar))) / len(best)

@@ -28,6 +28,7 @@ from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.maintenance.raw_bytes import files_with
 from vfindex.storage.records import Chapter, Document
 from vfindex.storage.user.data import UserData
+from vfindex.storage.user.questions import forget_questions
 from vfindex.storage.user.records import NAME
 from vfindex.storage.writer import Writer, locked, writing
 
@@ -177,7 +178,7 @@ def _forget(
             result.places[name] = _of_other(place, number, (remove, gone), settings)
     model_versions.discard(folder, [])  # the rest of an interrupted --discard
     shared = _shared(folder, settings.cache, _still_foreign(writer, gone))
-    result.places["library"] = [*_written(folder, gone), *shared]
+    result.places["library"] = [*_written(folder, gone), _questions(folder), *shared]
 
 
 def _of_other(place: Path, number: int, what: tuple[Removal, _Contents], settings: RemovalSettings) -> list[Place]:
@@ -393,6 +394,15 @@ def _written(folder: Path, gone: _Contents) -> list[Place]:
     except LibraryError as exc:
         return [Place("marks", NAME, 1, str(exc))]
     return [_left(ids, noun) for ids, noun in ((marks, "mark"), (corrections, "correction"))]
+
+
+def _questions(folder: Path) -> Place:
+    """Delete the questions that are kept for a measurement: a search for clips alike holds vectors of its clip."""
+    try:
+        forget_questions(folder)
+    except LibraryError as exc:
+        return Place("questions", "questions/", 1, str(exc))
+    return Place("questions", "questions/")
 
 
 def _left(ids: Sequence[int], noun: str) -> Place:

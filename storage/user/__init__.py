@@ -1,1 +1,1 @@
-"""What people write: marks, lists, judgements and saved questions, in `user.db`."""
+"""What people write: marks, lists, judgements, saved questions, in `user.db`; and questions kept for a measurement."""

@@ -376,6 +376,7 @@ def test_the_report_is_json(folder: Path) -> None:
     assert [p["place"] for p in report["places"]["library"]] == [
         "marks",
         "corrections",
+        "questions",
         "damaged databases",
         "bytes of the library",
         "bytes of the cache",
