@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from vfindex.search.calibration.labels import META_KEY, Calibration
+from vfindex.search.calibration.labels import META_KEY as CALIBRATION
+from vfindex.search.calibration.labels import Calibration
 from vfindex.search.query.filters import recorded_on
 from vfindex.search.results import ClipInfo, Transcript, VideoInfo, VideoSummary
-from vfindex.search.status import FileProblem, ModalityConfidence, RunInfo, Status
+from vfindex.search.status import (
+    FileProblem,
+    IndexInfo,
+    IndexSegmentInfo,
+    ModalityConfidence,
+    RecallInfo,
+    RunInfo,
+    Status,
+    WeightingRecall,
+)
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.runs import StoredRun, attempt_counts, attempts_of, last_run
 from vfindex.storage.db.sources import stored_exclusions, stored_roots
 from vfindex.storage.db.units import preview_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import IndexUnusable
+from vfindex.storage.index.live_recall import LEAST_LIVE, META_KEY, LiveRecall, Measured
+from vfindex.storage.index.merging import due_merges
+from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities, usual_modalities
 from vfindex.storage.records import SEARCHABLE, ClipKey
+from vfindex.storage.user.questions import keeps_questions, kept_count
 
 _STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
 _STATES_WITH_PROBLEMS = ("partial", "failed", "quarantined")
+# What follows where the index finds too little.
+_NEXT = (
+    "the next run raises the search parameters of the index, if it has the time; to build it anew now: vfindex rebuild"
+)
 
 
 def video_info(library: Library, snapshot: Snapshot, video: StoredVideo) -> VideoInfo:
@@ -119,7 +139,7 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
     counts, searchable = snapshot.counts(), snapshot.searchable_counts()
     meta, generation, videos = LibraryMeta(snapshot), snapshot.generation(), snapshot.videos()
     last, setup, form = last_run(snapshot), meta.setup, meta.fusion.form
-    problem = _index_problem(library, generation)
+    index, problem = _index(library, generation)
     return Status(
         library=folder,
         preset=setup.preset if setup else None,
@@ -134,13 +154,14 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         segments=searchable["segment"],
         clips_with={m: searchable.get(m, 0) for m in modality_names()},
         video_seconds=round(sum(v.end_s - v.start_s for v in videos if v.state in SEARCHABLE), 3),
-        confidence=_calibration(snapshot.get(META_KEY)) if form == "concat" else None,
+        confidence=_calibration(snapshot.get(CALIBRATION)) if form == "concat" else None,
         fusion=form,
         spec=reading_hash(snapshot) if setup else None,
         spec_is_shared=meta.shares_spec,
         generation=generation.id if generation and not problem else None,
         clips_in_generation=generation.clips if generation and not problem else 0,
         index_problem=problem,
+        index=None if index is None else _index_info(library, snapshot, index),
         roots=tuple(root.path for root in stored_roots(snapshot)),
         removed=tuple(stored_exclusions(snapshot)),
         problems=_problems(videos, snapshot),
@@ -167,14 +188,12 @@ def _problems(videos: Sequence[StoredVideo], snapshot: Snapshot) -> tuple[FilePr
     )
 
 
-def _index_problem(library: Library, generation: Generation | None) -> str | None:
-    """Return why searches cannot use the joint index; None if they use it, or none is published yet."""
+def _index(library: Library, generation: Generation | None) -> tuple[JointIndex | None, str | None]:
+    """Return the joint index, None before the first is published; and why searches cannot use it, None if they do."""
     try:
-        if generation is not None:
-            library.open_index(generation)
+        return None if generation is None else library.open_index(generation), None
     except IndexUnusable as exc:
-        return str(exc)
-    return None
+        return None, str(exc)
 
 
 def _calibration(stored: str | None) -> dict[ModalityName, ModalityConfidence] | None:
@@ -185,3 +204,58 @@ def _calibration(stored: str | None) -> dict[ModalityName, ModalityConfidence] |
     return {
         m: ModalityConfidence(of.is_reliable, of.auc, of.known, of.reason()) for m, of in calibration.modalities.items()
     }
+
+
+def _index_info(library: Library, snapshot: Snapshot, index: JointIndex) -> IndexInfo:
+    """Return what the index in use consists of. snapshot: of the state that has it."""
+    generation, merges = snapshot.generation(), due_merges(index.segments)
+    files = [] if generation is None else library.index_files(generation.stored)
+    return IndexInfo(
+        segments=tuple(map(_segment, index.segments)),
+        clips=len(index),
+        deleted=sum(len(each.dead) for each in index.segments),
+        bytes=sum(file.size_bytes for file in files),
+        pending_merges=len(merges),
+        pending_clips=sum(map(len, merges[0])) if merges else 0,
+        recall=None if index.is_exact else _recall(library, snapshot),
+    )
+
+
+def _segment(part: IndexSegment) -> IndexSegmentInfo:
+    return IndexSegmentInfo(
+        clips=len(part),
+        deleted=len(part.dead),
+        bytes=0 if part.file is None else part.file.size_bytes,
+        search="exact" if part.codes is None else "raised" if part.is_raised else "tuned",
+    )
+
+
+def _recall(library: Library, snapshot: Snapshot) -> RecallInfo:
+    record = LiveRecall.from_json(snapshot.get(META_KEY)).since(datetime.now(UTC).date())
+    every, days = Measured.of(record.tallies), [each.day for each in record.tallies]
+    return RecallInfo(
+        least=LEAST_LIVE,
+        questions=0 if every is None else every.questions,
+        recall=None if every is None else round(every.recall, 4),
+        low=None if every is None else round(every.low, 4),
+        high=None if every is None else round(every.high, 4),
+        since=min(days, default=None),
+        until=max(days, default=None),
+        weightings=tuple(
+            WeightingRecall(
+                weighting=weighting,
+                filtered=filtered,
+                questions=each.questions,
+                recall=round(each.recall, 4),
+                low=round(each.low, 4),
+                high=round(each.high, 4),
+                is_low=each.is_low,
+            )
+            for (weighting, filtered), each in record.by_weighting().items()
+        ),
+        raised=record.raised,
+        is_low=record.is_low,
+        next=_NEXT if record.is_low else None,
+        kept=kept_count(library.folder),
+        keeps=keeps_questions(library.root),
+    )

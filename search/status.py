@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vfindex.search.results import Record
 
@@ -62,11 +62,83 @@ class ModalityConfidence(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class IndexSegmentInfo(Record):
+    """A segment of the joint index. deleted: of its clips. bytes: of its file.
+
+    search: `exact`, all vectors are scored; `tuned`, by codes, with parameters tuned when they were made; `raised`:
+    these found too little of what people asked.
+    """
+
+    clips: int
+    deleted: int
+    bytes: int
+    search: Literal["exact", "tuned", "raised"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightingRecall(Record):
+    """Recall@10 of questions at one weighting: `default`, the name of a modality that was asked alone, or `other`.
+
+    filtered: whether filters or phrases chose clips. low, high: the interval of 95 %.
+    """
+
+    weighting: str
+    filtered: bool
+    questions: int
+    recall: float
+    low: float
+    high: float
+    is_low: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecallInfo(Record):
+    """How much the index found of what an exact scan finds, of questions that people asked in the last four weeks.
+
+    recall, low, high: None before a question was measured. since, until: the days of the first and the last
+    measurement. raised: the day on which the search parameters were raised, with which the measurement began again.
+    is_low: below `least`, of all questions or at one weighting; next: what to do then. kept: questions that wait for
+    the next run; keeps: whether any are kept.
+    """
+
+    least: float
+    questions: int
+    recall: float | None
+    low: float | None
+    high: float | None
+    since: str | None
+    until: str | None
+    weightings: tuple[WeightingRecall, ...]
+    raised: str | None
+    is_low: bool
+    next: str | None
+    kept: int
+    keeps: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo(Record):
+    """The joint index in use. bytes: of all its files. pending_merges, pending_clips: that runs with time will make.
+
+    recall: None where all vectors are scored.
+    """
+
+    segments: tuple[IndexSegmentInfo, ...]
+    clips: int
+    deleted: int
+    bytes: int
+    pending_merges: int
+    pending_clips: int
+    recall: RecallInfo | None
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Record):
     """What a library contains, and what failed.
 
     videos: searchable ones; coarse: of these, preview only. locations: files, copies and failed ones included.
-    generation: of the joint index in use; index_problem: why there is none although one was published.
+    generation: of the joint index in use; index_problem: why there is none although one was published. index: None
+    without one.
     spec: hash of setup and JointSpec, equal in libraries whose scores can be compared. roots: ingested paths. removed:
     paths that runs skip.
     confidence: None before it was measured, and for other fusions than `concat`.
@@ -92,6 +164,7 @@ class Status(Record):
     generation: int | None
     clips_in_generation: int
     index_problem: str | None
+    index: IndexInfo | None
     roots: tuple[bytes, ...]
     removed: tuple[bytes, ...]
     problems: tuple[FileProblem, ...]

@@ -9,7 +9,7 @@ from vfindex.cli.output import clock, path_text, plain, print_json
 from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
-    from vfindex.search.status import Status
+    from vfindex.search.status import IndexInfo, RecallInfo, Status
 
 NAME = "status"
 EXAMPLE = "vfindex status --json"
@@ -38,6 +38,42 @@ def _index_line(status: Status) -> str:
     return f"generation {status.generation}, {counted(status.clips_in_generation, 'clip')}"
 
 
+def _print_index(index: IndexInfo | None) -> None:
+    if index is None:
+        return
+    coded = [each for each in index.segments if each.search != "exact"]
+    kinds = f", {len(coded)} of them with codes" if coded else ", searched exactly"
+    deleted = f", {index.deleted / max(1, index.clips + index.deleted):.1%} deleted" if index.deleted else ""
+    print(f"segments    {counted(len(index.segments), 'segment')}{kinds}{deleted}, {index.bytes / 1e6:,.1f} MB")
+    if index.pending_merges:
+        clips = counted(index.pending_clips, "clip")
+        print(f"{'merges':11} {index.pending_merges} due, of {clips} in all; a run makes them while it has time")
+    if index.recall is not None:
+        _print_recall(index.recall)
+
+
+def _print_recall(recall: RecallInfo) -> None:
+    """Print what the index found of the questions that people asked."""
+    if recall.recall is None or recall.low is None or recall.high is None:
+        again = f" since the search parameters were raised on {recall.raised}" if recall.raised else ""
+        off = "" if recall.keeps else "; no questions are kept for it, to allow that: vfindex questions --keep"
+        print(f"recall      not measured{again or ' yet'}, {counted(recall.kept, 'question')} kept{off}")
+        return
+    asked = f"of {counted(recall.questions, 'question')} asked by people, {recall.since} to {recall.until}"
+    print(f"recall      {recall.recall:.3f} ({recall.low:.2f} to {recall.high:.2f}) {asked}")
+    for each in recall.weightings:
+        if each.is_low:
+            filtered = ", with filters" if each.filtered else ""
+            span = f"({each.low:.2f} to {each.high:.2f}) of {counted(each.questions, 'question')}"
+            print(f"{'recall':11} {_weighting(each.weighting)}{filtered}: {each.recall:.3f} {span}")
+    if recall.is_low:
+        print(f"{'recall':11} below {recall.least}: {recall.next}")
+
+
+def _weighting(name: str) -> str:
+    return {"default": "the default weights", "other": "other weights"}.get(name, f"{name} alone")
+
+
 def _spec_line(status: Status) -> str:
     if status.spec is None:
         return "none yet"
@@ -58,6 +94,7 @@ def _print(status: Status) -> None:
     print(f"clips       {status.clips}: {', '.join(f'{n} with {m}' for m, n in status.clips_with.items())}")
     print(f"text        {counted(status.segments, 'segment')} with times: speech, text on the screen, chapters")
     print(f"index       {plain(_index_line(status))}")
+    _print_index(status.index)
     print(f"spec        {_spec_line(status)}")
     if status.fusion != "concat":
         print(f"fusion      {status.fusion}, whose weights are fixed and whose hits have no confidence")
