@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock, Thread
 
 from vfindex.search.hits import find_hits
 from vfindex.search.query.ast import Combination, Query
@@ -32,6 +33,7 @@ from vfindex.search.rank.delta import View
 from vfindex.search.results import Hits
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryError, ModelError, QueryError, UsageError
+from vfindex.storage.index.flat import gpu_devices
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import Comparable
@@ -53,6 +55,9 @@ from vfindex.storage.user.questions import QuestionKeeper
 
 logger = logging.getLogger(__name__)
 
+# From this many clips on, a service copies an index to GPUs. Not measured: no GPU was at hand.
+GPU_CLIPS = 200_000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Searcher:
@@ -68,6 +73,54 @@ class Searcher:
     questions: QuestionKeeper | None = None
     generation: str = ""
     index: JointIndex | None = None
+
+
+class _GpuCopies:
+    """Copies the newest large index of a library to all GPUs, in a thread of its own; searches do not wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._newest: JointIndex | None = None
+        self._copied: JointIndex | None = None
+        self._threads: list[Thread] = []
+
+    def follow(self, index: JointIndex) -> None:
+        """Copy an index, unless it is small, in place of the one before."""
+        if index is self._newest or len(index) < GPU_CLIPS:
+            return
+        self._newest = index
+        self._threads = [each for each in self._threads if each.is_alive()]
+        self._threads.append(Thread(target=self._copy, args=(index,), name="vfindex-gpus", daemon=True))
+        self._threads[-1].start()
+
+    def close(self) -> None:
+        """Free the GPUs; a copy that is under way ends after the block that it copies."""
+        self._newest = None
+        for thread in self._threads:
+            thread.join()
+        if self._copied is not None:
+            self._copied.shards = None
+
+    def _copy(self, index: JointIndex) -> None:
+        with self._lock:
+            if self._copied is not None:
+                self._copied.shards = None  # its memory is needed
+            try:
+                self._check(index)
+                index.copy_to(gpu_devices(2 * index.dim * len(index)), partial(self._check, index))
+                self._copied = index
+            except _Superseded:
+                return
+            except (RuntimeError, MemoryError) as exc:
+                logger.warning("the joint index is searched on the processor: no copy was made on the GPUs (%s)", exc)
+
+    def _check(self, index: JointIndex) -> None:
+        if index is not self._newest:
+            raise _Superseded
+
+
+class _Superseded(Exception):
+    """There is a newer index, or the library was closed."""
 
 
 class SearchEngine:
@@ -87,6 +140,7 @@ class SearchEngine:
         self._library: Library | None = None
         self._searcher: Searcher | None = None
         self._logged_problem = ""
+        self._gpus: _GpuCopies | None = None
 
     @classmethod
     def open(cls, folder: str | Path, fusion: Fusion | None = None) -> SearchEngine:
@@ -97,6 +151,10 @@ class SearchEngine:
         engine = cls(folder, fusion)
         engine.searcher()
         return engine
+
+    def use_gpus(self) -> None:
+        """Copy large indexes to the GPUs of this machine, once a search has opened them. For a service that stays."""
+        self._gpus = self._gpus or _GpuCopies()
 
     @property
     def folder(self) -> Path:
@@ -144,6 +202,8 @@ class SearchEngine:
             return
         with self._lock:
             library, self._library, self._searcher, self._is_closed = self._library, None, None, True
+        if self._gpus is not None:
+            self._gpus.close()
         if library is not None:
             library.close(permanently=True)
 
@@ -246,6 +306,8 @@ class SearchEngine:
             with self._lock:
                 if self._searcher is not None and self._searcher.library is searcher.library:
                     self._searcher = replace(self._searcher, generation=generation.sha256, index=opened)
+                    if self._gpus is not None:
+                        self._gpus.follow(opened)
         return opened
 
 

@@ -46,6 +46,11 @@ class OpenLibraries:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def use_gpus(self) -> None:
+        """Answer by the GPUs of this machine where a library is large, see `SearchEngine.use_gpus`."""
+        for engine in self.engines:
+            engine.use_gpus()
+
     def close(self) -> None:
         """Close the libraries permanently; a call then raises LibraryError."""
         for engine in self.engines:

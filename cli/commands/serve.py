@@ -77,6 +77,7 @@ def command(
         say("what is asked and shown, tokens too, can be read on the network; give --cert and --key for https")
     with ExitStack() as opened:
         service = opened.enter_context(SearchService(folders, frame_reader(opened), media_player(opened)))
+        service.use_gpus()
         service.version()  # a folder without a library is refused before a page is shown
         sock = opened.enter_context(bound_socket(address))
         port = sock.getsockname()[1]

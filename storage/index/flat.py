@@ -1,11 +1,18 @@
-"""Exact scans: of clips in library.db, and by FAISS of float16 vectors in a mapped file or on GPUs."""
+"""Exact scans: of clips in library.db, and by FAISS of float16 vectors in a mapped file or in shards on devices.
+
+The code for GPUs has not run on one, for want of it: its tests have shards on the processor.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +21,10 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec, fuse
 from vfindex.storage.records import FloatArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-logger = logging.getLogger(__name__)
 # Vectors per matrix product: as float32 of 1,152 dimensions, 75 MB.
 _TOGETHER = 1 << 14
+# Memory of a GPU that FAISS computes in, and what is left to other programs.
+GPU_SCRATCH_BYTES, GPU_SPARE_BYTES = 256 << 20, 1 << 30
 
 
 class HalfVectors:
@@ -39,8 +44,7 @@ class HalfVectors:
         top_k = min(top_k, count if kept is None else int(np.count_nonzero(kept)))
         if not top_k:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
-        half = faiss.ScalarQuantizer.QT_fp16
-        index: Any = faiss.IndexScalarQuantizer(dim, half, faiss.METRIC_INNER_PRODUCT)
+        index = half_flat(dim)
         _lend(index.codes, np.ascontiguousarray(self._rows).view(np.uint8).reshape(-1))
         index.ntotal, index.is_trained = count, True
         parameters: Any = None
@@ -69,19 +73,107 @@ class HalfVectors:
         return best
 
 
-def on_gpus(rows: FloatArray) -> Any:
-    """Return an index of vectors (n, dim) on all GPUs, or None if there are none or they are full."""
+def half_flat(dim: int) -> Any:
+    """Return an empty index of float16 vectors on the processor, scanned exactly."""
     import faiss
 
-    if not faiss.get_num_gpus():
-        return None
-    index: Any = faiss.IndexFlatIP(rows.shape[1])
-    index.add(np.ascontiguousarray(rows, np.float32))
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Vectors of clips that are added at once. ids: (n,). rows: of a file, mapped. places: those of the clips (n,)."""
+
+    ids: NDArray[np.int64]
+    rows: NDArray[Any]
+    places: NDArray[np.int64]
+
+
+class Shards:
+    """float16 vectors divided among devices, which scan them exactly, at the same time. For any number of threads.
+
+    A shard is a list of blocks, so that a copy in float32 is made of one block at a time. Scores are rounded as the
+    device does, so the best are candidates for a re-ranking.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        blocks: Sequence[Block],
+        devices: Sequence[Callable[[int], Any]],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """devices: each makes an empty index of `dim` dimensions. check: called for each block; may raise.
+
+        Raises RuntimeError, MemoryError.
+        """
+        import faiss
+
+        self._lock = Lock()  # FAISS's memory of a GPU is used by one thread at a time
+        self._ids = np.concatenate([each.ids for each in blocks])
+        shards: Any = faiss.IndexShards  # its arguments: width; a thread a shard; rows are counted on
+        self._index = shards(dim, True, True)
+        for number in range(len(devices)):
+            shard = shards(dim, False, True)
+            for block in blocks[number * len(blocks) // len(devices) : (number + 1) * len(blocks) // len(devices)]:
+                check()
+                part = devices[number](dim)
+                part.add(np.ascontiguousarray(block.rows[block.places], np.float32))
+                shard.add_shard(part)
+            if shard.ntotal:
+                self._index.add_shard(shard)
+
+    def nearest(self, query: FloatArray, top_k: int) -> NDArray[np.int64]:
+        """Return the ids (<= top_k,) of the best clips, best first. query: (dim,). Raises RuntimeError."""
+        with self._lock:
+            _, places = self._index.search(np.ascontiguousarray(query[None], np.float32), top_k)
+        found: NDArray[np.int64] = self._ids[places[0][places[0] >= 0]]
+        return found
+
+
+def gpu_devices(size_bytes: int) -> list[Callable[[int], Any]]:
+    """Return the GPUs as `Shards` takes them, none where there are none. size_bytes: of the vectors of all.
+
+    Raises RuntimeError if a GPU lacks the memory for its share, or does not tell.
+    """
+    import faiss
+
+    count = faiss.get_num_gpus()
+    for device in range(count):
+        free, wanted = _free_bytes(device), size_bytes // count + GPU_SCRATCH_BYTES + GPU_SPARE_BYTES
+        if free < wanted:
+            raise RuntimeError(f"GPU {device} has {free / 1e9:.1f} GB free, and it takes {wanted / 1e9:.1f} GB")
+    return [partial(_gpu_flat, device, _resources()) for device in range(count)]
+
+
+def _resources() -> Any:
+    import faiss
+
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(GPU_SCRATCH_BYTES)
+    return resources
+
+
+def _gpu_flat(device: int, resources: Any, dim: int) -> Any:
+    import faiss
+
+    config = faiss.GpuIndexFlatConfig()
+    config.device, config.useFloat16 = device, True
+    return faiss.GpuIndexFlatIP(resources, dim, config)
+
+
+def _free_bytes(device: int) -> int:
+    """Return the free memory of a GPU, by the CUDA runtime that FAISS has loaded. Raises RuntimeError."""
     try:
-        return faiss.index_cpu_to_all_gpus(index)
-    except RuntimeError as exc:
-        logger.warning("the joint index stays on the processor: it could not be copied to the GPU (%s)", exc)
-        return None
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+        runtime = ctypes.CDLL(next(line.split(maxsplit=5)[5] for line in maps.splitlines() if "libcudart" in line))
+    except (OSError, StopIteration) as exc:
+        raise RuntimeError(f"the CUDA runtime was not found, to ask GPU {device} for its memory") from exc
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    fault = runtime.cudaSetDevice(device) or runtime.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+    if fault:
+        raise RuntimeError(f"GPU {device} does not tell its free memory (CUDA error {fault})")
+    return free.value
 
 
 @contextmanager

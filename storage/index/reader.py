@@ -13,7 +13,8 @@ segments, so one committed row publishes them all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.errors import DimensionError
-from vfindex.storage.ids import positions_in
+from vfindex.storage.ids import in_sorted, positions_in
 from vfindex.storage.index.file_format import IndexFile, damage, writing_index
+from vfindex.storage.index.flat import Block, Shards
 from vfindex.storage.index.search_params import TunedParams
 from vfindex.storage.index.segment import CHECKED_BLOCKS, IndexSegment
 from vfindex.storage.records import FloatArray, StoredFile
 
+logger = logging.getLogger(__name__)
+
+# Clips copied to a device at a time: as float32 of 1,536 dimensions, 400 MB.
+BLOCK = 1 << 16
+# FAISS's limit for one search on a GPU (its k-selection runs in shared memory), and candidates beyond those wanted,
+# because a device may round scores, and the query, to float16.
+SHARDS_TOP_K, SPARE_CANDIDATES = 2048, 64
 # Suffixes of the files in `index/`: segments, and lists of segments.
 SEGMENT_SUFFIX, LIST_SUFFIX = ".joint", ".segments"
 
@@ -38,6 +47,7 @@ class JointIndex:
     def __init__(self, segments: Sequence[IndexSegment]) -> None:
         """segments: at least one; no clip is in two of them unless it is deleted in one."""
         self.segments = tuple(segments)
+        self.shards: Shards | None = None  # all vectors on other devices, see `copy_to`
 
     @property
     def dim(self) -> int:
@@ -49,7 +59,7 @@ class JointIndex:
     @property
     def is_exact(self) -> bool:
         """Whether all vectors are always scored."""
-        return all(each.codes is None for each in self.segments)
+        return self.shards is not None or all(each.codes is None for each in self.segments)
 
     def ids(self) -> NDArray[np.int64]:
         """Return the clip ids of the index, without deleted ones, increasing."""
@@ -69,13 +79,49 @@ class JointIndex:
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise DimensionError(f"the index holds vectors of {self.dim} dimensions, not {queries.shape}")
         found = [
-            _best([each.nearest(query, top_k, among, without) for each in self.segments], top_k)
+            self._from_shards(query, top_k, among, without)
+            or _best([each.nearest(query, top_k, among, without) for each in self.segments], top_k)
             for query in np.ascontiguousarray(queries, np.float32)
         ]
         count = min((len(ids) for _, ids in found), default=0)
         scores = np.array([each[:count] for each, _ in found], np.float32).reshape(len(found), count)
         ids = np.array([each[:count] for _, each in found], np.int64).reshape(len(found), count)
         return scores, ids
+
+    def _from_shards(
+        self, query: FloatArray, top_k: int, among: NDArray[np.int64] | None, without: NDArray[np.int64] | None
+    ) -> tuple[FloatArray, NDArray[np.int64]] | None:
+        """Return what `nearest` returns, by the shards; None if there are none, or a filter leaves too few."""
+        shards, selected = self.shards, len(self) if among is None else len(among)
+        selected -= 0 if without is None else len(without)
+        wanted = (top_k + SPARE_CANDIDATES) * len(self) // max(1, selected)
+        if shards is None or wanted > SHARDS_TOP_K:
+            return None
+        try:
+            ids = shards.nearest(query, min(wanted, len(self)))
+        except RuntimeError as exc:
+            self.shards = None
+            logger.warning("the joint index is searched on the processor from now on: a GPU failed (%s)", exc)
+            return None
+        kept = np.ones(len(ids), np.bool_) if among is None else in_sorted(ids, among)
+        kept &= ~in_sorted(ids, without) if without is not None else True
+        if np.count_nonzero(kept) < top_k and len(ids) < len(self):
+            return None
+        ids = ids[kept]
+        scores = self.vectors(ids)[1] @ query
+        best = np.lexsort((ids, -scores))[:top_k]
+        return scores[best], ids[best]
+
+    def copy_to(self, devices: Sequence[Callable[[int], Any]], check: Callable[[], None] = lambda: None) -> None:
+        """Copy all vectors to devices, as `Shards` takes them; they answer from then on. Raises as `Shards` does."""
+        blocks = []
+        for part in self.segments:
+            living = np.delete(np.arange(len(part.ids)), part.dead)
+            for first in range(0, len(living), BLOCK):
+                places = living[first : first + BLOCK]
+                blocks.append(Block(np.asarray(part.ids)[places], part.rows, places))
+        if blocks and devices:
+            self.shards = Shards(self.dim, blocks, devices, check)
 
     def vectors(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], FloatArray]:
         """Return which of the clips (n,) the index holds, and their vectors (n_held, dim)."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vfindex.storage.ids import positions_in
 from vfindex.storage.index import ivf_pq
 from vfindex.storage.index.file_format import Blocks, IndexFile, damage
-from vfindex.storage.index.flat import HalfVectors, on_gpus
+from vfindex.storage.index.flat import HalfVectors
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.search_params import SearchParams, TunedParams
 from vfindex.storage.records import FloatArray, StoredFile
@@ -30,10 +30,6 @@ from vfindex.storage.records import FloatArray, StoredFile
 # larger library hold up to a quarter of it together: every search scans them beside the others.
 EXACT_CLIPS = 50_000
 FLAT_SHARE = 0.25
-# From this many clips on, a GPU scores all vectors where that is needed. Not measured: no GPU was at hand.
-GPU_CLIPS = 200_000
-# FAISS's limit for one search on a GPU (its k-selection runs in shared memory).
-GPU_TOP_K = 2048
 # Vectors gathered and scored at a time when a filter selects some: 150 MB of 1,152 dimensions.
 GATHERED = 65_536
 # With at least this share of the clips selected (all but outdated ones, say), the parameters tuned for all clips hold.
@@ -65,7 +61,6 @@ class IndexSegment:
         self.centre: FloatArray | None = None  # the mean vector (dim,); None: in files of earlier versions
         self.seconds = 0.0  # that building took
         self.unchecked: Blocks = {}  # blocks that a removal has overwritten, whose checksums do not hold
-        self._on_gpus: Any = None
 
     def __len__(self) -> int:
         return len(self.ids) - len(self.dead)
@@ -99,11 +94,6 @@ class IndexSegment:
         """Return the rows of these clips, deleted ones included; clips that are not in the segment are left out."""
         places, known = positions_in(ids, self.ids)
         return places[known]
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether unfiltered queries never score all vectors."""
-        return self.tuned is not None and all(each.first.candidates for each in self.tuned.corners)
 
     # --- searching ----------------------------------------------------------------------------------------------
 
@@ -174,9 +164,6 @@ class IndexSegment:
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None
     ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return (scores, rows) of the best, by scoring every selected row."""
-        if self._on_gpus is not None and kept is None and top_k <= GPU_TOP_K:
-            scores, places = self._on_gpus.search(query[None], top_k)
-            return scores[0], places[0]
         many = kept is None or 4 * np.count_nonzero(kept) > len(kept)
         if many and self.rows.dtype == np.float16:
             return HalfVectors(self.rows).best(query, top_k, kept)
@@ -253,13 +240,7 @@ class IndexSegment:
         if file.facts["efforts"] is not None:
             segment.tuned = TunedParams.from_dict(file.facts["efforts"])
             segment.codes = ivf_pq.read_codes(file, segment.tuned.slices)
-        if len(ids) >= GPU_CLIPS and not segment.is_quick:
-            segment.copy_to_gpus()
         return segment
-
-    def copy_to_gpus(self) -> None:
-        """Copy the vectors to the GPUs, if there are any with enough memory."""
-        self._on_gpus = on_gpus(self.rows)
 
 
 def flat_clips() -> int:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -149,7 +146,7 @@ def test_codes_find_what_a_scan_finds(large: Path, weights: list[float] | None) 
 
 def test_a_large_library_keeps_its_word(large: Path) -> None:
     _, part = only(Library.open(large))
-    assert part.is_quick and part.tuned is not None
+    assert part.tuned is not None and all(each.first.candidates for each in part.tuned.corners)
     assert all(effort.recall >= 0.99 for effort in part.tuned.corners)
     assert verify(Library.open(large)).problems == []
 
@@ -226,7 +223,7 @@ def test_codes_with_too_little_recall_are_not_used(tmp_path: Path, monkeypatch: 
         add_video(writer, "a", some_clips(1, 150))
         writer.publish()
     _, part = only(Library.open(tmp_path))
-    assert part.tuned is not None and not part.is_quick and not part.tuned.corners[0].first.candidates
+    assert part.tuned is not None and not part.tuned.corners[0].first.candidates
     assert verify(Library.open(tmp_path)).clean
 
 
@@ -345,50 +342,3 @@ def test_an_index_of_the_form_before_is_built_again(tmp_path: Path) -> None:
         assert writer.library.load_index(generation) is None
         writer.publish()
         assert len(current(writer.library)[1]) == 3
-
-
-# --- GPUs: there is none here, the copy is on the processor, the way to it is real ----------------------------------
-
-
-class Copy:
-    """What index_cpu_to_all_gpus returns, counting its questions."""
-
-    def __init__(self, index: Any) -> None:
-        self.index = faiss.clone_index(index)
-        self.asked = 0
-
-    def search(self, rows: FloatArray, top_k: int) -> Any:
-        self.asked += 1
-        return self.index.search(rows, top_k)
-
-
-def test_gpus_answer_as_the_processor_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = stored(tmp_path / "a.joint", 50)
-    questions = np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32)
-    plain = JointIndex.load(tmp_path, kept).nearest(questions, 5)
-    copies: list[Copy] = []
-    monkeypatch.setattr(vectors, "GPU_CLIPS", 50)
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
-    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: copies.append(Copy(index)) or copies[-1])
-    index = JointIndex.load(tmp_path, kept)
-    for found, expected in zip(index.nearest(questions, 5), plain, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert copies[0].asked == 3
-    assert set(index.nearest(questions, 5, np.asarray([3, 30]))[1][0].tolist()) == {3, 30}
-    assert copies[0].asked == 3, "a choice of clips is looked at on the processor"
-
-
-def test_a_full_gpu_is_reported_and_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(_: object) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(vectors, "GPU_CLIPS", 1)
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", refuse)
-    kept = stored(tmp_path / "a.joint", 50)
-    with caplog.at_level(logging.WARNING):
-        index = JointIndex.load(tmp_path, kept)
-    assert "stays on the processor" in caplog.text and "out of memory" in caplog.text
-    assert index.nearest(np.ones((1, 16), np.float32), 5)[1].shape == (1, 5)
