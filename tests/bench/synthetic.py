@@ -1,10 +1,13 @@
-"""A synthetic library of any size: python tests/bench/synthetic.py FOLDER --clips N
+"""A synthetic library of any size: python tests/bench/synthetic.py FOLDER --clips N [--words]
 
 For benchmarks of search, without videos: setup, priors and query encoders are those of `lite`, everything else is
 random (seed 0). A video has 20 clips of 2 to 12 s and some topics. Its frames are mixtures of five label embeddings, as
 `lite` makes them; half of the videos have speech, in sentences whose words follow Zipf's law over the tokenizer's
 vocabulary, which is sorted by frequency; their vectors are mixtures of embedded sentences. Videos are in 100 folders,
 dated over ten years, and one in a hundred is in Finnish, for filters.
+
+--words: for filters and words alone: no vectors and no index; a video has 50 clips, speech and a date in its tags; a
+clip has three segments, one in ten of which names one of 200 speakers. The commonest word is in 60 % of the documents.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from vfindex.storage.text.tokenizer import index_form
 from vfindex.storage.writer import writing
 
 CLIPS_PER_VIDEO = 20
+# Of a library for words alone.
+WORDY_CLIPS, SEGMENTS_PER_CLIP, SPEAKERS = 50, 3, 200
 FRAMES_PER_CLIP = 2
 FOLDERS = 100
 # Share of clips with speech in a video with speech; every second video has it.
@@ -48,7 +53,7 @@ COLUMNS = {
     "clip": "id video_id unit_id start_ms start_s end_s start_uncertainty_s thumbnail crc32",
     "embedding": "clip_id modality vector crc32",
     "frame": "clip_id times vectors crc32",
-    "segment": "id video_id unit_id start_s end_s text language confidence source crc32",
+    "segment": "id video_id unit_id start_s end_s text language confidence source crc32 speakers",
     "document": "id video_id segment_id kind text",
 }
 _FIRST_MTIME_NS = 1_420_070_400 * 10**9  # 2015
@@ -63,17 +68,21 @@ class Material:
     words: NDArray[np.str_]
 
 
-def make(folder: Path, clips: int, cache: Path) -> None:
-    """Make a library of `clips` clips in `folder`, and publish its joint index."""
+def make(folder: Path, clips: int, cache: Path, *, words_alone: bool = False) -> None:
+    """Make a library of `clips` clips in `folder`, and publish its joint index unless it has words alone."""
     with writing(folder) as writer:
         install(writer, Choice(preset="lite"), "auto", cache, say=print)
         material, rng = load_material(cache), np.random.default_rng(0)
-        videos = clips // CLIPS_PER_VIDEO
+        videos = clips // (WORDY_CLIPS if words_alone else CLIPS_PER_VIDEO)
         for first in range(0, videos, BATCH_VIDEOS):
             numbers = range(first + 1, min(first + BATCH_VIDEOS, videos) + 1)
             with writer.catalog.transaction() as connection:
-                add_videos(connection, numbers, material, rng)
-        writer.publish()
+                if words_alone:
+                    add_wordy_videos(connection, numbers, material.words, rng)
+                else:
+                    add_videos(connection, numbers, material, rng)
+        if not words_alone:
+            writer.publish()
 
 
 def load_material(cache: Path) -> Material:
@@ -94,7 +103,8 @@ def add_videos(connection: Connection, numbers: Sequence[int], material: Materia
     speaks = rng.random(n) < 0.5
     titles = [" ".join(line) for line in _sentences(material.words, rng, rng.integers(2, 6, n))]
     lasts_s = _lengths(rng, n)
-    _add_rows(connection, "video", _videos(numbers, titles, lasts_s, rng))
+    tags = ["{}"] * n
+    _add_rows(connection, "video", _videos(numbers, titles, tags, lasts_s, rng))
     _add_rows(connection, "location", _locations(numbers, rng))
     coverage = [json.dumps({"speech": "recognised" if yes else "no speech", "visual": "keyframes"}) for yes in speaks]
     _add_rows(
@@ -108,18 +118,57 @@ def add_videos(connection: Connection, numbers: Sequence[int], material: Materia
     _add_speech(connection, numbers, speaks, lasts_s, material, rng)
 
 
-def _lengths(rng: np.random.Generator, videos: int) -> NDArray[np.float64]:
-    """Return the lengths of the clips (videos, CLIPS_PER_VIDEO) in seconds, to a millisecond."""
-    return np.round(rng.uniform(2.0, 12.0, (videos, CLIPS_PER_VIDEO)), 3)
+def add_wordy_videos(
+    connection: Connection, numbers: Sequence[int], words: NDArray[np.str_], rng: np.random.Generator
+) -> None:
+    """Add the videos of these numbers, which are their ids, with clips without vectors, and many segments."""
+    n = len(numbers)
+    titles = [" ".join(line) for line in _sentences(words, rng, rng.integers(2, 6, n))]
+    lasts_s = _lengths(rng, n, WORDY_CLIPS)
+    days = np.datetime64("2015-01-01T00:00:00", "s") + rng.integers(0, TEN_YEARS_NS // 10**9, n)
+    _add_rows(
+        connection,
+        "video",
+        _videos(numbers, titles, [json.dumps({"creation_time": f"{day}Z"}) for day in days], lasts_s, rng),
+    )
+    _add_rows(connection, "location", _locations(numbers, rng))
+    _add_rows(connection, "unit", ((id_, id_, 0, None, None, "done", 1, None, "{}") for id_ in numbers))
+    _add_words(connection, [(id_, None, "title", title) for id_, title in zip(numbers, titles, strict=True)])
+    _add_clips(connection, numbers, lasts_s, rng)
+    count = WORDY_CLIPS * SEGMENTS_PER_CLIP
+    texts = _sentences(words, rng, rng.integers(4, 18, n * count))
+    named = np.where(rng.random(n * count) < 0.1, rng.zipf(1.5, n * count) % SPEAKERS, -1).tolist()
+    segments, documents = [], []
+    for row, id_ in enumerate(numbers):
+        language, length_s = "fi" if id_ % 100 == 0 else "en", float(lasts_s[row].sum())
+        for number in range(count):
+            text, who = " ".join(next(texts)), named[row * count + number]
+            segment_id = (id_ - 1) * count + number + 1
+            start_s, end_s = (round(length_s * (number + part) / count, 3) for part in (0, 0.9))
+            crc = checksum(start_s, end_s, text)
+            speaker = f"Speaker Number{who}" if who >= 0 else None
+            segments.append((segment_id, id_, id_, start_s, end_s, text, language, 0.9, "asr", crc, speaker))
+            documents.append((id_, segment_id, "speech", text))
+    _add_rows(connection, "segment", segments)
+    _add_words(connection, documents)
+
+
+def _lengths(rng: np.random.Generator, videos: int, clips: int = CLIPS_PER_VIDEO) -> NDArray[np.float64]:
+    """Return the lengths of the clips (videos, clips) in seconds, to a millisecond."""
+    return np.round(rng.uniform(2.0, 12.0, (videos, clips)), 3)
 
 
 def _videos(
-    numbers: Sequence[int], titles: Sequence[str], lasts_s: NDArray[np.float64], rng: np.random.Generator
+    numbers: Sequence[int],
+    titles: Sequence[str],
+    tags: Sequence[str],
+    lasts_s: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> Iterator[tuple[Any, ...]]:
-    for id_, title, length_s in zip(numbers, titles, lasts_s.sum(axis=1).tolist(), strict=True):
+    for id_, title, tag, length_s in zip(numbers, titles, tags, lasts_s.sum(axis=1).tolist(), strict=True):
         print_ = f"{rng.integers(2**62):016x}{id_:016x}"
         shape = ("mp4", "h264", 1280, 720, 0, 0.0, length_s - 0.04, length_s, round(25 * length_s), 1)
-        yield (id_, print_, "indexed", 10**8, *shape, title, "{}", "[]", None, 1, 0, "indexed")
+        yield (id_, print_, "indexed", 10**8, *shape, title, tag, "[]", None, 1, 0, "indexed")
 
 
 def _locations(numbers: Sequence[int], rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
@@ -138,7 +187,7 @@ def _add_clips(
         for number, (start_s, end_s) in enumerate(zip(starts[row].tolist(), ends[row].tolist(), strict=True)):
             start_ms = round(1000 * start_s)
             crc = checksum(start_ms, start_s, end_s)
-            rows.append((_clip_id(id_, number), id_, id_, start_ms, start_s, end_s, 0.0, None, crc))
+            rows.append((_clip_id(id_, number, lasts_s.shape[1]), id_, id_, start_ms, start_s, end_s, 0.0, None, crc))
     _add_rows(connection, "clip", rows)
 
 
@@ -210,7 +259,7 @@ def _add_speech(
             text, segment_id = " ".join(next(texts)), _clip_id(id_, number)
             start_s, end_s = (round(length_s * (number + part) / CLIPS_PER_VIDEO, 3) for part in (0, 0.9))
             crc = checksum(start_s, end_s, text)
-            segments.append((segment_id, id_, id_, start_s, end_s, text, language, 0.9, "asr", crc))
+            segments.append((segment_id, id_, id_, start_s, end_s, text, language, 0.9, "asr", crc, None))
             words.append((id_, segment_id, "speech", text))
     _add_rows(connection, "segment", segments)
     _add_words(connection, words)
@@ -246,8 +295,8 @@ def _sentences(
         yield drawn[start:stop]
 
 
-def _clip_id(video_id: int, number: int) -> int:
-    return (video_id - 1) * CLIPS_PER_VIDEO + number + 1
+def _clip_id(video_id: int, number: int, clips: int = CLIPS_PER_VIDEO) -> int:
+    return (video_id - 1) * clips + number + 1
 
 
 def _unit(rows: FloatArray) -> FloatArray:
@@ -258,10 +307,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make a synthetic library.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=20_000, help="how many (default: 20000)")
+    parser.add_argument("--words", action="store_true", help="filters and words alone, without vectors")
     parser.add_argument("--cache", type=Path, required=True, help="where the models of `lite` are, or will be")
     arguments = parser.parse_args()
     start = time.perf_counter()
-    make(arguments.folder, arguments.clips, arguments.cache)
+    make(arguments.folder, arguments.clips, arguments.cache, words_alone=arguments.words)
     size = sum(path.stat().st_size for path in arguments.folder.rglob("*") if path.is_file())
     print(f"{arguments.clips} clips in {time.perf_counter() - start:.0f} s, {size / 2**30:.2f} GiB")
 
