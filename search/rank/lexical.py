@@ -134,7 +134,8 @@ class KeywordMatches:
     def _share(self, matches: Sequence[DocumentMatch]) -> float:
         if len(matches) == 1:  # hashing a keyword takes 1 us, and most clips have one document
             return matches[0].share
-        return sum(self.shares[keyword] for keyword in {keyword for each in matches for keyword in each.keywords})
+        contained = {keyword for each in matches for keyword in each.keywords}
+        return sum(share for keyword, share in self.shares.items() if keyword in contained)
 
     def clip_shares(self) -> dict[int, float]:
         """Return clip id -> share of the idf weights, by the documents added so far."""
