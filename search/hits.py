@@ -45,7 +45,7 @@ class ClipDetails:
 
 def find_hits(libraries: Sequence[Library], views: Sequence[View], encoded: EncodedQuery, request: Request) -> Hits:
     """Return the best hits of all libraries. views: one for each library."""
-    results = retrieve(views, encoded, (request.top_k, request.per_video))
+    results, cut = retrieve(views, encoded, (request.top_k, request.per_video))
     details = [_details(*each, results) for each in zip(libraries, views, strict=True)]
     if len(views) > 1:
         details = [
@@ -62,6 +62,7 @@ def find_hits(libraries: Sequence[Library], views: Sequence[View], encoded: Enco
             encoded.query,
             unmatched_in_all([unmatched(view.snapshot, encoded.query.filters) for view in views]),
             {m: _lacking(m) for m in lacking},
+            cut,
         ),
         query=str(request.text),
         images=tuple(str(each) for each in request.images if not isinstance(each, Like | ClipKey)),

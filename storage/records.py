@@ -33,10 +33,10 @@ class Hint:
     """A remark on a probable misunderstanding; it changes no result. text: a line to print.
 
     kind: a negation that excludes nothing, a value of `in:`, `lang:`, `speaker:` or `--exclude` that matches nothing, a
-    prefix of what the library lacks.
+    prefix of what the library lacks, a required word in more texts than are searched (`common`).
     """
 
-    kind: Literal["negation", "in", "lang", "speaker", "exclude", "lacking"]
+    kind: Literal["negation", "in", "lang", "speaker", "exclude", "lacking", "common"]
     text: str
 
 

@@ -17,7 +17,7 @@ from vfindex.search.query.ast import Filters
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.files.names import composed, glob_pattern
 from vfindex.storage.records import Location
-from vfindex.storage.text.full_text import kept
+from vfindex.storage.text.document_lists import kept
 from vfindex.storage.text.tokenizer import plain_words
 
 # Container tags with the day of a video, the most reliable first: QuickTime's with a time zone, MP4's and Matroska's in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from vfindex.search.query.ast import STOP_WORDS, Query, Term
@@ -24,12 +24,15 @@ _MARKS = ",.;:!?()[]'\"…"
 
 
 def hints(
-    query: Query, unmatched: Sequence[Unmatched], lacking: Mapping[ModalityName, str] = MappingProxyType({})
+    query: Query,
+    unmatched: Sequence[Unmatched],
+    lacking: Mapping[ModalityName, str] = MappingProxyType({}),
+    cut: Iterable[str] = (),
 ) -> tuple[Hint, ...]:
     """Return the hints for a query.
 
     unmatched: values of filters that match nothing. lacking: the modalities that the library does not have, with the
-    sentence that says so.
+    sentence that says so. cut: the required words and phrases of which some documents were left out.
     """
     collected = filter_hints(unmatched)
     for moment in query.moments:
@@ -41,6 +44,12 @@ def hints(
         for words, excluded in _negations(moment.terms):
             text = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
             collected.append(Hint("negation", text))
+    for words in cut:
+        text = (
+            f'"{words}" is too common to search every text that contains it: the newest come first, and a sample of'
+            " the others; a rarer word or a filter finds more"
+        )
+        collected.append(Hint("common", text))
     return tuple(dict.fromkeys(collected))
 
 

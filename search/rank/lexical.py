@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, reduce
+from functools import cache
 from itertools import accumulate, chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.query.ast import Keyword
+from vfindex.search.rank.required import documents_to_check, kinds_of
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import in_sorted
-from vfindex.storage.modalities import ModalityName, document_kinds, modality_of_document, word_modalities
-from vfindex.storage.text.full_text import WordMatch, kept
+from vfindex.storage.modalities import ModalityName, modality_of_document, word_modalities
+from vfindex.storage.text.document_lists import kept
+from vfindex.storage.text.full_text import WordMatch
 from vfindex.storage.text.repeats import repeats
 from vfindex.storage.text.tokenizer import plain_words
 
@@ -26,8 +28,6 @@ MAX_WORD_MATCHES = 100
 # Candidates that keywords add, those of the best documents first; half as many as the joint index adds. Reading and
 # scoring a clip takes 0.1 ms at 1,000,000 clips.
 MAX_WORD_CLIPS = 100
-# Documents checked for a required keyword, 10 us each; `_documents_to_check` chooses among more.
-MAX_VERIFIED = 2000
 # Videos that a match in their title or tags adds, the best by BM25; and clips that a document adds.
 MAX_TITLES = 30
 MAX_CLIPS_PER_DOCUMENT = 20
@@ -50,12 +50,15 @@ class Postings:
     """The documents that contain a keyword in one of its modalities.
 
     documents: (n,), increasing. timed: (2, n) document of a segment, and a clip during it. whole: (2, n) document of a
-    whole video, and the video.
+    whole video, and the video. frequency: how many documents of the library contain it. is_cut: whether some were left
+    out that might answer.
     """
 
     documents: NDArray[np.int64]
     timed: NDArray[np.int64]
     whole: NDArray[np.int64]
+    frequency: int
+    is_cut: bool = False
 
     def __len__(self) -> int:
         return self.documents.size + self.timed.size + self.whole.size
@@ -77,6 +80,11 @@ class KeywordMatches:
     required: dict[Keyword, Postings] = field(default_factory=dict)
     documents: dict[int, DocumentMatch] = field(default_factory=dict)  # by document id
     absent: float = 0.0
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """The required keywords that more documents contain than were looked at."""
+        return tuple(keyword.text for keyword, postings in self.required.items() if postings.is_cut)
 
     def add(self, document: WordMatch, keywords: Iterable[Keyword]) -> None:
         """Add a document that contains keywords; those not allowed in its modality are ignored."""
@@ -168,12 +176,12 @@ def match_keywords(
     """
     optional = [keyword for keyword in keywords if not keyword.required]
     documents = snapshot.words.match([k.text for k in optional], MAX_WORD_MATCHES, videos) if optional else []
+    required = _required_postings(snapshot, [keyword for keyword in keywords if keyword.required], videos)
     holders: dict[Keyword, Collection[int]] = {
         keyword: {each.document_id for each in documents if keyword.text in each.phrases} for keyword in optional
     }
-    required = _required_postings(snapshot, [keyword for keyword in keywords if keyword.required], videos)
     holders |= {keyword: set(each.documents.tolist()) for keyword, each in required.items()}
-    shares, absent = _idf_shares((snapshot, *others), keywords, holders)
+    shares, absent = _idf_shares((snapshot, *others), keywords, required, found=any(holders.values()))
     matches = KeywordMatches(shares=shares, required=required, absent=absent)
     for document in documents:
         matches.add(document, [keyword for keyword in keywords if document.document_id in holders[keyword]])
@@ -197,76 +205,48 @@ def _required_postings(
     cached: dict[Hashable, Postings] = snapshot.remembered("postings", dict)
     asked = tuple((keyword.text, keyword.exact, keyword.modalities) for keyword in keywords)
     key = (snapshot.words.version, asked)
-    documents = cache(lambda: _documents_to_check(snapshot, keywords, videos))
+    documents = cache(lambda: documents_to_check(snapshot, keywords, videos))
 
     def postings(number: int) -> Postings:
         own_key = (number, key, None if videos is None else frozenset(videos))
         return kept(cached, own_key, lambda: verified(number))
 
     def verified(number: int) -> Postings:
-        found = _verified(snapshot, keywords[number], documents()[number], videos)
+        chosen = documents()[number]
+        found = _verified(snapshot, keywords[number], chosen.ids, videos)
+        if chosen.is_cut or chosen.is_narrowed:
+            [frequency] = snapshot.words.document_frequencies([keywords[number].text])[1]
+            found = replace(found, frequency=frequency, is_cut=found.is_cut or chosen.is_cut)
         # Clips of a segment that has several phrases may each have one of them.
         return _said_in(snapshot, keywords[0].text, found) if len(keywords) == 1 and keywords[0].exact else found
 
     return {keyword: postings(number) for number, keyword in enumerate(keywords)}
 
 
-def _documents_to_check(
-    snapshot: Snapshot, keywords: Sequence[Keyword], videos: Collection[int] | None
-) -> list[NDArray[np.int64]]:
-    """Return for each required keyword at most MAX_VERIFIED documents, of videos that contain all of them.
-
-    The first half are those with the most keywords, then the newest; the second half is spread evenly over the rest.
-    """
-    words = snapshot.words
-    lists = [words.holders(keyword.text, videos) for keyword in keywords]
-    if all(len(ids) <= MAX_VERIFIED for ids in lists):
-        return lists
-    lists = [words.visible(ids) for ids in lists]
-    for number, keyword in enumerate(keywords):
-        if keyword.modalities != word_modalities() and len(lists[number]) > MAX_VERIFIED:
-            lists[number] = words.of_kinds(lists[number], _kinds(keyword))
-    # A phrase may continue into the next segment, so that no single document of a video contains all of it.
-    complete = [ids for ids, keyword in zip(lists, keywords, strict=True) if not (keyword.exact and _is_long(keyword))]
-    if len(keywords) > 1 and complete:
-        shared = reduce(np.intersect1d, [np.unique(words.videos_of(ids)) for ids in complete])
-        lists = [ids[np.isin(words.videos_of(ids), shared)] for ids in lists]
-    every, counts = np.unique(np.concatenate(lists), return_counts=True)
-    return [_limited(ids, counts[np.searchsorted(every, ids)]) for ids in lists]
+def find_postings(snapshot: Snapshot, keyword: Keyword, videos: Collection[int]) -> Postings:
+    """Return all postings of a keyword in at most FEW_VIDEOS videos."""
+    ids = snapshot.words.holders(keyword.text, videos, every=True).ids
+    return _verified(snapshot, keyword, ids, videos, every=True)
 
 
-def _limited(ids: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return at most MAX_VERIFIED documents, increasing. counts: the number of keywords in each."""
-    if len(ids) <= MAX_VERIFIED:
-        return ids
-    ordered, half = ids[np.lexsort((-ids, -counts))], MAX_VERIFIED // 2
-    spread = np.linspace(half, len(ids) - 1, MAX_VERIFIED - half).astype(np.int64)
-    return np.asarray(np.sort(np.append(ordered[:half], ordered[spread])))
-
-
-def _kinds(keyword: Keyword) -> frozenset[str]:
-    return frozenset(chain.from_iterable(map(document_kinds, keyword.modalities)))
-
-
-def _is_long(keyword: Keyword) -> bool:
-    return len(plain_words(keyword.text)) > 1
-
-
-def find_postings(snapshot: Snapshot, keyword: Keyword, videos: Collection[int] | None) -> Postings:
-    """Return all postings of a keyword in `videos`; None: in all videos."""
-    return _verified(snapshot, keyword, snapshot.words.holders(keyword.text, videos), videos)
-
-
-def _verified(snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], videos: Collection[int] | None) -> Postings:
+def _verified(
+    snapshot: Snapshot,
+    keyword: Keyword,
+    ids: NDArray[np.int64],
+    videos: Collection[int] | None,
+    *,
+    every: bool = False,
+) -> Postings:
     """Return the postings among documents `ids`, with the exact phrase checked, in the keyword's modalities only.
 
-    An exact phrase may continue from one segment into the next: then both contain it.
+    An exact phrase may continue from one segment into the next: then both contain it. every: read all such segments.
     """
+    is_cut = False
     if keyword.exact:
-        ids = _containing_phrase(snapshot, keyword, ids, videos)
-    rows = snapshot.words.places(ids, _kinds(keyword))  # (4, n): document, video, whether of a segment, clip
-    timed = rows[2] == 1
-    return Postings(np.unique(rows[0]), rows[:, timed & (rows[3] > 0)][[0, 3]], rows[:2, ~timed])
+        ids, is_cut = _containing_phrase(snapshot, keyword, ids, videos, every=every)
+    rows = snapshot.words.places(ids, kinds_of(keyword))  # (4, n): document, video, whether of a segment, clip
+    timed, documents = rows[2] == 1, np.unique(rows[0])
+    return Postings(documents, rows[:, timed & (rows[3] > 0)][[0, 3]], rows[:2, ~timed], len(documents), is_cut)
 
 
 def _said_in(snapshot: Snapshot, phrase: str, found: Postings) -> Postings:
@@ -288,42 +268,45 @@ def _said_in(snapshot: Snapshot, phrase: str, found: Postings) -> Postings:
 
 
 def _idf_shares(
-    snapshots: Sequence[Snapshot], keywords: Sequence[Keyword], holders: Mapping[Keyword, Collection[int]]
+    snapshots: Sequence[Snapshot], keywords: Sequence[Keyword], required: Mapping[Keyword, Postings], *, found: bool
 ) -> tuple[dict[Keyword, float], float]:
     """Return each keyword's share of the idf weights, empty if no document contains any, and `KeywordMatches.absent`.
 
-    holders: the documents of the first library.
+    required: the postings in the first library. found: whether a document there contains any keyword.
     """
     optional = [keyword for keyword in keywords if not keyword.required]
-    found = any(holders.values())
     if not optional and not found:
         return {}, 0.0
-    total, frequencies = 0, {keyword: 0 if keyword in optional else len(holders[keyword]) for keyword in keywords}
+    total, frequencies = 0, {k: required[k].frequency if k in required else 0 for k in keywords}
     for number, snapshot in enumerate(snapshots):
         documents, counts = snapshot.words.document_frequencies([keyword.text for keyword in optional])
         total += documents
         for keyword, count in zip(optional, counts, strict=True):
             frequencies[keyword] += count
-        if number:
-            for keyword in keywords:
-                frequencies[keyword] += find_postings(snapshot, keyword, None).documents.size if keyword.required else 0
+        for keyword in required if number else ():
+            frequencies[keyword] += _required_postings(snapshot, [keyword], None)[keyword].frequency
     weights = {k: k.weight * math.log1p((total - n + 0.5) / (n + 0.5)) for k, n in frequencies.items()}
     shares = {keyword: value / sum(weights.values()) for keyword, value in weights.items()}
     return shares if found else {}, sum(shares[keyword] for keyword in optional if not frequencies[keyword])
 
 
 def _containing_phrase(
-    snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], videos: Collection[int] | None
-) -> NDArray[np.int64]:
-    """Return the documents that contain a phrase as typed but for case and accents, alone or with the next one."""
-    words = plain_words(keyword.text)
-    matched = {d.document_id for d in snapshot.words.documents(ids) if _count(plain_words(d.text), words)}
+    snapshot: Snapshot, keyword: Keyword, ids: NDArray[np.int64], videos: Collection[int] | None, *, every: bool
+) -> tuple[NDArray[np.int64], bool]:
+    """Return the documents that contain a phrase as typed but for case and accents, alone or with the next one; and
+    whether some that may contain it with the next one were left out.
+    """
+    words, is_cut = plain_words(keyword.text), False
+    matched = {id_ for id_, text in snapshot.words.texts(ids).items() if _count(plain_words(text), words)}
     for cut in range(1, min(len(words), MAX_SPLIT_WORDS)):
         head, rest = words[:cut], words[cut:]
-        for first, second in snapshot.words.broken(" ".join(head), " ".join(rest), videos):
-            if plain_words(first.text)[-cut:] == head and plain_words(second.text)[: len(rest)] == rest:
-                matched |= {first.document_id, second.document_id}
-    return np.array(sorted(matched), np.int64)
+        pairs, is_whole = snapshot.words.broken(" ".join(head), " ".join(rest), videos, every=every)
+        is_cut = is_cut or not is_whole
+        texts = snapshot.words.texts(np.unique(np.array(pairs, np.int64)))
+        for first, second in pairs:
+            if plain_words(texts[first])[-cut:] == head and plain_words(texts[second])[: len(rest)] == rest:
+                matched |= {first, second}
+    return np.array(sorted(matched), np.int64), is_cut
 
 
 def phrase_s(document: WordMatch, phrase: str) -> float | None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from vfindex.search.query.ast import Keyword, Moment
 from vfindex.search.rank.lexical import KeywordMatches, find_postings
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.ids import in_sorted
-from vfindex.storage.text.full_text import kept
+from vfindex.storage.ids import FEW_VIDEOS, in_sorted
+from vfindex.storage.text.document_lists import kept
 
 
 class Prefilter:
@@ -56,11 +56,12 @@ class Prefilter:
         """Look up the excluded keywords in the videos of clips."""
         unchecked, checked = [id_ for id_ in ids if id_ not in self._videos], set(self._videos.values())
         self._videos |= self._snapshot.videos_of(unchecked) if unchecked else {}
-        new = frozenset(self._videos.values()) - checked
-        for keyword in self._excluded if new else ():
-            postings = find_postings(self._snapshot, keyword, new)
-            self._excluded_clips.update(postings.timed[1].tolist())
-            self._excluded_videos.update(postings.whole[1].tolist())
+        new = sorted(set(self._videos.values()) - checked) if self._excluded else []
+        for part in [new[n : n + FEW_VIDEOS] for n in range(0, len(new), FEW_VIDEOS)]:
+            for keyword in self._excluded:
+                postings = find_postings(self._snapshot, keyword, frozenset(part))
+                self._excluded_clips.update(postings.timed[1].tolist())
+                self._excluded_videos.update(postings.whole[1].tolist())
 
 
 def build_prefilter(

@@ -37,16 +37,20 @@ DEEPER = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """One library of a search. moments: its candidates for each moment."""
+    """One library of a search. moments: its candidates for each moment. cut: see `KeywordMatches`."""
 
     view: View
     moments: tuple[Candidates, ...]
+    cut: tuple[str, ...]
 
 
-def retrieve(views: Sequence[View], encoded: EncodedQuery, limits: tuple[int, int]) -> list[Result]:
-    """Return the best results of the candidates from index, delta and keywords, best first. limits: (top_k, per_video).
+def retrieve(
+    views: Sequence[View], encoded: EncodedQuery, limits: tuple[int, int]
+) -> tuple[list[Result], tuple[str, ...]]:
+    """Return the best results of the candidates from index, delta and keywords, best first; and the required words that
+    more documents contain than were searched.
 
-    views: of libraries with one JointSpec, in order of their numbers.
+    views: of libraries with one JointSpec, in order of their numbers. limits: (top_k, per_video).
     """
     top_k, per_video = limits
     query = encoded.query
@@ -72,7 +76,7 @@ def retrieve(views: Sequence[View], encoded: EncodedQuery, limits: tuple[int, in
         if complete or depth == deepest or all(is_exhausted(each, depth) for each in moments):
             if per_video == 1:
                 merge(results, examples)
-            return results
+            return results, tuple(dict.fromkeys(word for source in sources for word in source.cut))
         depth = min(DEEPER * depth, deepest)  # one long video fills the candidates
 
 
@@ -103,12 +107,13 @@ def _sources(views: Sequence[View], query: Query, vectors: Sequence[QueryVectors
             prints = searchable_prints(view.snapshot)
             hidden = [prints[each] for each in prints.keys() & seen]
             seen.update(each for each, id_ in prints.items() if videos is None or id_ in videos)
-        moments, spoken = [], clips_of_speakers(view.snapshot, query.filters)
+        moments, cut, spoken = [], list[str](), clips_of_speakers(view.snapshot, query.filters)
         for moment, each in zip(query.moments, vectors, strict=True):
             keywords = match_keywords(view.snapshot, moment.keywords(), videos, view.others)
             prefilter = build_prefilter(view.snapshot, moment, keywords, videos, hidden, spoken)
             moments.append(Candidates(view, each, keywords, prefilter))
-        sources.append(Source(view, tuple(moments)))
+            cut += keywords.cut
+        sources.append(Source(view, tuple(moments), tuple(cut)))
     return sources
 
 

@@ -1,42 +1,43 @@
-"""Full text search in a snapshot: documents that contain a word or phrase, and their clips.
-
-SQLite returns each list of documents as one text, in a fifth of the time of one row a document. Lists are combined as
-sorted arrays.
-"""
+"""Full text search in a snapshot: documents that contain a word or phrase, and their clips."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.ids import FEW_VIDEOS, Ids, in_sorted, listed
+from vfindex.storage.ids import Ids, in_sorted
 from vfindex.storage.records import Box, SegmentSource, WordTimes, box_of, word_times_of
 from vfindex.storage.text.bm25 import saturations
 from vfindex.storage.text.corrected import NOTHING_CORRECTED, CorrectedText, Corrections, moved_times
+from vfindex.storage.text.document_lists import (
+    MAX_PASSED,
+    MAX_WHOLE,
+    DocumentLists,
+    Holders,
+    Remembered,
+    Rows,
+    are_many,
+    as_json,
+    by_worth,
+    merged,
+    newest_of,
+)
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
-from vfindex.storage.text.id_ranges import Spans, around, newest_part, outside
+from vfindex.storage.text.id_ranges import Spans, newest_part
 from vfindex.storage.text.tokenizer import index_form
 
-# A statement and its parameters -> its rows; a key and what computes something -> that, as of the snapshot.
-Rows = Callable[[str, tuple[Any, ...]], list[Any]]
-Remembered = Callable[[str, Callable[[], Any]], Any]
 # Document id -> BM25, and -> the phrases that it holds.
 Compared = tuple[dict[int, float], dict[int, list[str]]]
-K = TypeVar("K")
-V = TypeVar("V", bound=Sized)
-# Results of one kind that are cached until the next commit, and how many ids they may hold together (32 MB): paging
-# and refined queries ask for the same lists again.
-KEPT = 32
-KEPT_IDS = 4_000_000
 # Subtitles break a sentence at the end of a line; a segment that begins later than this is another sentence.
 CONTINUES_S = 2.0
+# Segments whose predecessor is read for a phrase that two share: 10 us each.
+MAX_BROKEN = 2_000
 # Documents ranked by FTS5's own BM25, 2 us each. Of more, MAX_RANKED are indexed in memory, 15 us each.
 MAX_COMPARED = 2_000
 MAX_RANKED = 150
@@ -45,14 +46,8 @@ MAX_LISTED = 20_000
 # Of a common word, the newest so many are, and the newest so many that hold a rarer word of the question, too; in some
 # videos, so many of each stretch of ids.
 MAX_NEWEST, LEAST_NEWEST = 4_000, 250
-# If that leaves few documents of the chosen videos, all of a word in up to this many documents: 25 ms for 100,000.
-MAX_WHOLE = 200_000
-# Documents of the rarest common word that are passed for those with another; of more, the newest: 0.1 us each.
-MAX_PASSED = 500_000
 # Stretches of document ids to which a search in some videos keeps: 40 us each and word.
 MAX_SPANS = 64
-# And runs of documents of unsearchable videos that a search in all videos leaves out.
-MAX_HOLES = 3
 _OF_DOCUMENT = "SELECT d.id, d.video_id, d.kind, d.text, s.start_s, s.end_s, s.source, s.box, s.word_times, s.speakers"
 _JOINED = " JOIN video v ON v.id = d.video_id LEFT JOIN segment s ON s.id = d.segment_id"
 _SEARCHABLE = " v.state IN ('indexed', 'partial')"
@@ -61,8 +56,9 @@ _RANKED = "SELECT rowid, -bm25(document_fts) FROM document_fts WHERE document_ft
 _CHOSEN = f"{_OF_DOCUMENT} FROM json_each(?) j CROSS JOIN document d ON d.id = j.value{_JOINED} WHERE{_SEARCHABLE}"
 _TEXTS = (
     "SELECT d.id, d.text FROM json_each(?) j CROSS JOIN document d ON d.id = j.value"
-    f" JOIN video v ON v.id = d.video_id WHERE{_SEARCHABLE} LIMIT ?"
+    f" JOIN video v ON v.id = d.video_id WHERE{_SEARCHABLE}"
 )
+_OF_VIDEOS = " AND d.video_id IN (SELECT value FROM json_each(?))"
 # The clips of a segment lie between the last that begins before it and the last that begins within it: the rows of the
 # others are not read, however long the video is. Milliseconds are rounded, so that one more is allowed for. Clips that
 # only touch a segment are not its own: chapters follow each other, and files store their times in milliseconds.
@@ -74,13 +70,6 @@ DURING = (
     " AND c.start_ms <= 1000 * s.end_s + 1 AND c.start_ms >= coalesce((SELECT max(b.start_ms) FROM clip b"
     " WHERE b.video_id = s.video_id AND b.start_ms <= 1000 * s.start_s - 1), -9e15)"
 )
-_LISTED = "SELECT ?, group_concat(id, ' ') FROM (SELECT rowid AS id FROM document_fts WHERE document_fts MATCH ?"
-_NEWEST = (
-    "SELECT group_concat(id, ' ') FROM (SELECT rowid AS id FROM document_fts WHERE document_fts MATCH ?"
-    " AND rowid BETWEEN ? AND ? ORDER BY rowid DESC LIMIT ?)"
-)
-# Held while a cache of `kept` changes: several threads search one library.
-_KEEPING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +95,14 @@ class WordMatch:
 
 
 class Words:
-    """Full text search of one snapshot, `Snapshot.words`."""
+    """Full text search of one snapshot, `Snapshot.words`. lists: its lists of documents."""
 
     def __init__(self, rows: Rows, remembered: Remembered, corrections: Corrections) -> None:
         self._rows = rows
         self._remembered = remembered
         self._corrections = corrections
         self._corrected = None if corrections.lines else NOTHING_CORRECTED
-        self._whole: dict[str, Ids] = {}
+        self.lists = DocumentLists(rows, remembered, lambda: self.corrected)
 
     @property
     def version(self) -> str:
@@ -148,14 +137,18 @@ class Words:
             return []
         worth = {phrase: math.log1p((total - n + 0.5) / (n + 0.5)) for phrase, n in asked.items()}
         compare = self._compared if sum(counts) <= MAX_COMPARED else self._compared_apart
-        scores, holding = compare(lists, worth)
+        scores, holding = compare(lists, worth, videos)
         best = sorted(scores, key=lambda id_: (-scores[id_], -id_))[:limit]
-        rows = self._rows(_CHOSEN, (_json(best),)) if best else []
+        rows = self._rows(_CHOSEN, (as_json(best),)) if best else []
         return [replace(self._read(row), bm25=scores[row[0]], phrases=frozenset(holding[row[0]])) for row in rows]
 
-    def _compared(self, lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Compared:
+    def _compared(
+        self, lists: Mapping[str, Ids], worth: Mapping[str, float], videos: Collection[int] | None
+    ) -> Compared:
         """Return all candidates with FTS5's own BM25; corrected ones are not in its index."""
         holding: dict[int, list[str]] = {}
+        if are_many(videos):
+            lists = {phrase: np.sort(self.lists.searchable(ids, videos)[0]) for phrase, ids in lists.items()}
         for phrase, ids in lists.items():
             for id_ in ids.tolist():
                 holding.setdefault(id_, []).append(phrase)
@@ -163,12 +156,14 @@ class Words:
         scores = {id_: value for id_, value in rows if id_ in holding}
         corrected = {phrase: self.corrected.corrected(ids) for phrase, ids in lists.items()}
         if any(map(len, corrected.values())):
-            scores |= self._compared_apart(corrected, worth)[0]
+            scores |= self._compared_apart(corrected, worth, videos)[0]
         return scores, holding
 
-    def _compared_apart(self, lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Compared:
+    def _compared_apart(
+        self, lists: Mapping[str, Ids], worth: Mapping[str, float], videos: Collection[int] | None
+    ) -> Compared:
         """Return the MAX_RANKED candidates with the highest sum of idf, by BM25 over these alone."""
-        texts = self._texts(_by_worth(lists, worth))
+        texts = self._texts(by_worth(lists, worth), videos)
         holding: dict[int, list[str]] = {id_: [] for id_ in texts}
         scores = dict.fromkeys(texts, 0.0)
         for phrase, shares in zip(lists, saturations(texts, list(map(self._quoted, lists))), strict=True):
@@ -180,134 +175,67 @@ class Words:
     def _candidates(self, counts: Mapping[str, int], videos: Collection[int] | None) -> dict[str, Ids]:
         """Return for each phrase documents that hold it, increasing; counts: of all, by phrase, the rarest first.
 
-        All of a rare phrase. Of a common one the newest, and the newest of those that hold a rare phrase or the rarest
-        of the common ones, so that whatever holds the rarest words together is among them.
+        Those of other videos are left out where `videos` are few. All of a rare phrase. Of a common one the newest, and
+        the newest of those that hold a rare phrase or the rarest of the common ones, so that whatever holds the rarest
+        words together is among them.
         """
         asked = {phrase: self._quoted(phrase) for phrase in counts}
         common = [phrase for phrase, n in counts.items() if n > MAX_LISTED]
         rare = [phrase for phrase in counts if phrase not in common]
         rarer = {*rare, *common[:1]}
-        lists = dict(zip(rare, self._listed([asked[phrase] for phrase in rare]), strict=True))
+        found_rare = self.lists.all_of([asked[phrase] for phrase in rare])
+        lists = {phrase: self.lists.within(ids, videos) for phrase, ids in zip(rare, found_rare, strict=True)}
         if not common:
-            return {phrase: self._within(ids, videos) for phrase, ids in lists.items()}
-        spans = self._spans(videos)
-        passed = newest_part(spans, MAX_PASSED / counts[common[0]])
-        lists = {phrase: self._within(ids, videos) for phrase, ids in lists.items()}
+            return lists
+        is_cut, newest_videos = are_many(videos), newest_of(videos)
+        spans = self.lists.spans(newest_videos, MAX_SPANS)
+        passed = newest_part(self.lists.spans(None) if is_cut else spans, MAX_PASSED / counts[common[0]])
         for phrase in common:
             found, is_whole = self._newest(asked[phrase], spans)
-            found = self._within(found, videos)
+            found = self.lists.within(found, newest_videos)
             others = [asked[other] for other in counts if other != phrase and (phrase == common[0] or other in rarer)]
+            is_whole = is_whole and not is_cut
             if not is_whole and videos is not None and len(found) < MAX_RANKED and counts[phrase] <= MAX_WHOLE:
-                found = self._within(self._holding(asked[phrase]), videos)
+                found = self.lists.within(self.lists.all_of([asked[phrase]])[0], videos)
             elif not is_whole and others:
                 both, _ = self._newest(f"{asked[phrase]} AND ({' OR '.join(others)})", passed)
-                found, _ = _merged([found, self._within(both, videos)])
+                found, _ = merged([found, self.lists.within(both, videos)])
             lists[phrase] = found
         return lists
 
-    def _texts(self, ids: Ids) -> dict[int, str]:
-        """Return the index forms of the first MAX_RANKED documents of searchable videos, in the order given."""
+    def _newest(self, expression: str, spans: Spans) -> tuple[Ids, bool]:
+        """Return the newest documents in each span that match an expression, and whether these are all."""
+        return self.lists.newest(expression, spans, max(MAX_NEWEST // max(1, len(spans)), LEAST_NEWEST))
+
+    def _texts(self, ids: Ids, videos: Collection[int] | None) -> dict[int, str]:
+        """Return the index forms of the first MAX_RANKED documents of searchable `videos`, in the order given."""
         texts: dict[int, str] = {}
         start, step = 0, MAX_RANKED
+        limits = (as_json(videos),) if videos is not None and are_many(videos) else ()
+        query = f"{_TEXTS}{_OF_VIDEOS if limits else ''} LIMIT ?"
         while start < len(ids) and len(texts) < MAX_RANKED:
-            texts |= self._rows(_TEXTS, (_json(ids[start : start + step]), MAX_RANKED - len(texts)))
+            chosen = as_json(ids[start : start + step])
+            texts |= self._rows(query, (chosen, *limits, MAX_RANKED - len(texts)))
             start, step = start + step, 4 * step
         corrected = self.corrected.documents
         return {id_: index_form(corrected.get(id_, words), self._fold) for id_, words in texts.items()}
 
-    def _listed(self, expressions: Sequence[str]) -> list[Ids]:
-        """Return for each expression all documents that match it, increasing."""
-        if not expressions:
-            return []
-        parameters = tuple(value for number, each in enumerate(expressions) for value in (number, each))
-        rows = dict(self._rows(" UNION ALL ".join([f"{_LISTED})"] * len(expressions)), parameters))
-        return [self.corrected.matching(each, listed(rows[number])) for number, each in enumerate(expressions)]
+    def holders(self, phrase: str, videos: Collection[int] | None = None, *, every: bool = False) -> Holders:
+        """Return the documents that contain a phrase in any inflection: in `videos` if these are few, else in all.
 
-    def _newest(self, expression: str, spans: Spans) -> tuple[Ids, bool]:
-        """Return the newest documents in each span that match an expression, increasing, and whether these are all."""
-        each = max(MAX_NEWEST // max(1, len(spans)), LEAST_NEWEST)
-        parameters = tuple(value for span in spans for value in (expression, *span, each))
-        rows = self._rows(" UNION ALL ".join([_NEWEST] * len(spans)), parameters) if spans else []
-        found = [listed(ids)[::-1] for (ids,) in rows]
-        corrected = [self.corrected.matching(expression, *of_span) for of_span in zip(found, spans, strict=True)]
-        return np.concatenate([np.zeros(0, np.int64), *corrected]), all(len(ids) < each for ids in found)
-
-    def _spans(self, videos: Collection[int] | None) -> Spans:
-        """Return stretches of ids, increasing, that hold the documents of videos and few others.
-
-        None: of all videos, but for the longest stretches of documents that no search may return, as of a video that is
-        being indexed, whose words are the newest.
+        Of a common phrase the newest, see `DocumentLists.holding`, unless every one is asked for.
         """
-        if videos is None:
-            return outside(self._hidden(), self._remembered("last document", self._last), MAX_HOLES)
-        return around(self._of_videos(videos), MAX_SPANS)
+        return self.lists.holding(self._quoted(phrase), self.rarity(phrase), videos, every=every)
 
-    def _hidden(self) -> Ids:
-        """Return the documents of videos that are not searchable, increasing; once a commit."""
-        query = "SELECT group_concat(d.id, ' ') FROM video v CROSS JOIN document d ON d.video_id = v.id WHERE NOT"
-        return self._remembered("hidden", lambda: np.sort(listed(self._rows(query + _SEARCHABLE, ())[0][0])))  # type: ignore[no-any-return]
+    def rarity(self, phrase: str) -> int:
+        """Return how many documents hold the rarest word of a phrase."""
+        return min(self.document_frequencies(phrase.split())[1], default=0)
 
-    def visible(self, ids: Ids) -> Ids:
-        """Return the documents that belong to searchable videos."""
-        return ids[~in_sorted(ids, self._hidden())]
-
-    def _last(self) -> int:
-        return int(self._rows("SELECT coalesce(max(id), 1) FROM document", ())[0][0])
-
-    def _within(self, ids: Ids, videos: Collection[int] | None) -> Ids:
-        """Return the documents that belong to `videos`."""
-        return ids if videos is None or not len(ids) else ids[in_sorted(ids, self._of_videos(videos))]
-
-    def _of_videos(self, videos: Collection[int]) -> Ids:
-        """Return the documents of videos, increasing; cached."""
-        known: dict[frozenset[int], Ids] = self._remembered("documents of videos", dict)
-        return kept(known, frozenset(videos), lambda: self._documents_of(videos))
-
-    def _documents_of(self, videos: Collection[int]) -> Ids:
-        if len(videos) > FEW_VIDEOS:
-            ids, owners = self._owners()
-            return np.asarray(ids[np.isin(owners, list(videos))])
-        of_video = "SELECT group_concat(d.id, ' ') FROM json_each(?) j CROSS JOIN document d ON d.video_id = j.value"
-        return np.sort(listed(self._rows(of_video, (_json(videos),))[0][0]))
-
-    def _owners(self) -> NDArray[np.int64]:
-        """Return (2, n): all documents, increasing, and the video of each: 0.1 s at 200,000, once a commit."""
-        return self._remembered("owners", self._read_owners)  # type: ignore[no-any-return]
-
-    def _read_owners(self) -> NDArray[np.int64]:
-        query = "SELECT group_concat(id, ' '), group_concat(video_id, ' ') FROM document"
-        found = np.stack([listed(column) for column in self._rows(query, ())[0]])
-        return np.asarray(found[:, np.argsort(found[0])])
-
-    def videos_of(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the video (n,) of each document."""
-        known, owners = self._owners()
-        found: NDArray[np.int64] = owners[np.searchsorted(known, ids)]
-        return found
-
-    def of_kinds(self, ids: Ids, kinds: Collection[str]) -> Ids:
-        """Return the documents of these kinds. These, or all others if they are fewer, are listed once a commit."""
-        names = _json(sorted(kinds))
-        found: tuple[Ids, bool] = self._remembered(f"documents of {names}", lambda: self._read_kinds(names))
-        listed_ids, inside = found
-        kept_ids: Ids = ids[in_sorted(ids, listed_ids) == inside]
-        return kept_ids
-
-    def _read_kinds(self, names: str) -> tuple[Ids, bool]:
-        among = "kind IN (SELECT value FROM json_each(?))"
-        [(n, total)] = self._rows(f"SELECT total({among}), count(*) FROM document", (names,))
-        inside = 2 * n <= total
-        query = f"SELECT group_concat(id, ' ') FROM document WHERE ({among}) = ?"
-        return np.sort(listed(self._rows(query, (names, inside))[0][0])), inside
-
-    def holders(self, phrase: str, videos: Collection[int] | None = None) -> Ids:
-        """Return all documents that contain a phrase in any inflection, increasing. videos: only of these."""
-        return self._within(self._holding(self._quoted(phrase)), videos)
-
-    def _holding(self, expression: str) -> Ids:
-        if expression not in self._whole:
-            self._whole[expression] = self._listed([expression])[0]
-        return self._whole[expression]
+    def together(self, phrases: Sequence[str]) -> Ids:
+        """Return the newest documents that contain all phrases."""
+        passed = MAX_PASSED / max(1, min(map(self.rarity, phrases)))
+        spans = newest_part(self.lists.spans(None), passed)
+        return self._newest(" AND ".join(map(self._quoted, phrases)), spans)[0]
 
     @property
     def _fold(self) -> int:
@@ -324,7 +252,7 @@ class Words:
 
     def documents(self, ids: Collection[int] | Ids, videos: Collection[int] | None = None) -> list[WordMatch]:
         """Return documents of searchable videos in the order given; videos: of these."""
-        rows = self._rows(_CHOSEN, (_json(ids),)) if len(ids) else []
+        rows = self._rows(_CHOSEN, (as_json(ids),)) if len(ids) else []
         return [self._read(row) for row in rows if videos is None or row[1] in videos]
 
     def _read(self, row: Sequence[Any]) -> WordMatch:
@@ -334,24 +262,44 @@ class Words:
             return found
         return replace(found, text=text, word_times=moved_times(found.text, text, found.word_times))
 
-    def broken(self, head: str, tail: str, videos: Collection[int] | None = None) -> list[tuple[WordMatch, WordMatch]]:
-        """Return neighbouring segments of a track, the first holding `head`, the second beginning with `tail`."""
-        before = self.holders(head, videos)
-        later = self._within(self._holding(f"^ {self._quoted(tail)}"), videos)
-        if not len(before) or not len(later):
-            return []
+    def texts(self, ids: Ids) -> dict[int, str]:
+        """Return document id -> its text, corrected, of documents of searchable videos."""
+        texts: dict[int, str] = dict(self._rows(_TEXTS, (as_json(ids),))) if len(ids) else {}
+        corrected = self.corrected.documents
+        return texts | {id_: corrected[id_] for id_ in texts.keys() & corrected.keys()}
+
+    def broken(
+        self, head: str, tail: str, videos: Collection[int] | None = None, *, every: bool = False
+    ) -> tuple[list[tuple[int, int]], bool]:
+        """Return neighbouring segments of a track, as documents, the first holding `head`, the second beginning with
+        `tail`; and whether these are all in `videos`.
+
+        The rarer of the two is looked up first. Of more than MAX_BROKEN segments that may be the second, those are read
+        whose document follows one with `head`, the newest first, unless every one is asked for.
+        """
+        starts = f"^ {self._quoted(tail)}"
+        sides = [(self._quoted(head), self.rarity(head)), (starts, self.rarity(tail))]
+        lists: dict[str, Holders] = {}
+        for expression, passed in sorted(sides, key=lambda each: each[1]):
+            found = lists[expression] = self.lists.holding(expression, passed, videos, every=every)
+            if not len(found.ids):
+                return [], found.is_whole
+            if len(found.ids) <= MAX_BROKEN:
+                videos = set(self.lists.searchable(found.ids, videos)[1].tolist())
+        before, later = lists[sides[0][0]].ids, lists[starts].ids
+        is_whole = all(each.is_whole for each in lists.values())
+        if len(later) > MAX_BROKEN and not every:
+            later, is_whole = later[in_sorted(later - 1, before)][-MAX_BROKEN:], False
         pairs = self._rows(
             "SELECT d.id, (SELECT e.id FROM segment p JOIN document e ON e.segment_id = p.id"
             " WHERE p.video_id = s.video_id AND e.kind = d.kind AND (p.start_s, p.id) < (s.start_s, s.id)"
             " AND p.end_s >= s.start_s - ? ORDER BY p.start_s DESC, p.id DESC LIMIT 1)"
             " FROM document d JOIN segment s ON s.id = d.segment_id"
             " WHERE d.id IN (SELECT value FROM json_each(?))",
-            (CONTINUES_S, _json(later)),
+            (CONTINUES_S, as_json(self.lists.searchable(later, videos)[0])),
         )
         known = set(before.tolist())
-        found = {second: first for second, first in pairs if first in known}
-        by_id = {match.document_id: match for match in self.documents([*found, *found.values()], videos=videos)}
-        return [(by_id[first], by_id[second]) for second, first in found.items() if first in by_id and second in by_id]
+        return [(first, second) for second, first in pairs if first in known], is_whole
 
     def document_frequencies(self, words: Sequence[str]) -> tuple[int, list[int]]:
         """Return (documents in all, for each word the number of documents that hold it)."""
@@ -371,7 +319,7 @@ class Words:
         return self._rows(
             f"SELECT d.id, c.id FROM document d JOIN segment s ON s.id = d.segment_id JOIN {DURING}"
             " WHERE d.id IN (SELECT value FROM json_each(?)) ORDER BY d.id, c.start_s",
-            (_json(document_ids),),
+            (as_json(document_ids),),
         )
 
     def clips_at(self, spans: Mapping[int, Sequence[tuple[float, float]]]) -> list[tuple[int, int]]:
@@ -398,21 +346,9 @@ class Words:
             "SELECT d.id, d.video_id, d.segment_id IS NOT NULL, coalesce(c.id, 0) FROM json_each(?) j"
             f" CROSS JOIN document d ON d.id = j.value{_JOINED} LEFT JOIN {DURING} WHERE{_SEARCHABLE}"
             " AND d.kind IN (SELECT value FROM json_each(?))",
-            (_json(document_ids), _json(sorted(kinds))),
+            (as_json(document_ids), as_json(sorted(kinds))),
         )
         return np.array(found, np.int64).reshape(-1, 4).T
-
-
-def kept(known: MutableMapping[K, V], key: K, compute: Callable[[], V]) -> V:
-    """Return the cached value of a key, or compute it; the newest stay cached, up to KEPT and KEPT_IDS."""
-    found = known.get(key)
-    if found is None:
-        found = compute()
-        with _KEEPING:
-            while known and (len(known) >= KEPT or sum(map(len, known.values())) + len(found) > KEPT_IDS):
-                known.pop(next(iter(known)))
-            known[key] = found
-    return found
 
 
 def _match(row: Sequence[Any]) -> WordMatch:
@@ -420,29 +356,3 @@ def _match(row: Sequence[Any]) -> WordMatch:
     id_, video_id, kind, words, start_s, end_s, source, box, times, speakers = row
     names = tuple((speakers or "").splitlines())
     return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box), word_times_of(times), names)
-
-
-def _by_worth(lists: Mapping[str, Ids], worth: Mapping[str, float]) -> Ids:
-    """Return documents, those first that hold what is worth most together, of equals the newest."""
-    ids, places = _merged(list(lists.values()))
-    values = np.repeat([worth[phrase] for phrase in lists], [len(ids_of) for ids_of in lists.values()])
-    together = np.bincount(places, values, len(ids))
-    return np.asarray(ids[::-1][np.argsort(-together[::-1], kind="stable")])
-
-
-def _merged(lists: Sequence[Ids]) -> tuple[Ids, NDArray[np.int64]]:
-    """Return the ids of increasing lists, each once and increasing, and the place there of each id of the lists.
-
-    Three times as fast as numpy's `unique`, which does not know that the lists are sorted.
-    """
-    every = np.concatenate(lists)
-    order = np.argsort(every, kind="stable")
-    ordered = every[order]
-    new = np.append(True, ordered[1:] != ordered[:-1])[: len(every)]
-    places = np.empty(len(every), np.int64)
-    places[order] = np.cumsum(new) - 1
-    return ordered[new], places
-
-
-def _json(values: Collection[int | str] | Ids) -> str:
-    return json.dumps(values.tolist() if isinstance(values, np.ndarray) else list(values))

@@ -14,16 +14,23 @@ Spans = Sequence[tuple[int, int]]
 LOOSE_SPANS = 4
 
 
+def runs(ids: NDArray[np.int64]) -> Spans:
+    """Return the contiguous ranges of increasing ids."""
+    if not len(ids):
+        return []
+    cuts = np.flatnonzero(np.diff(ids) > 1)
+    starts, stops = ids[np.append(0, cuts + 1)], ids[np.append(cuts, len(ids) - 1)]
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
 def around(ids: NDArray[np.int64], most: int) -> Spans:
     """Return the contiguous ranges of increasing ids; for more than `most` of them, LOOSE_SPANS ranges that cover
     all ids, split at the widest gaps.
     """
-    if not len(ids):
-        return []
     gaps = np.diff(ids)
-    cuts = np.flatnonzero(gaps > 1)
-    if len(cuts) >= most:
-        cuts = np.sort(np.argsort(-gaps, kind="stable")[: LOOSE_SPANS - 1])
+    if np.count_nonzero(gaps > 1) < most:
+        return runs(ids)
+    cuts = np.sort(np.argsort(-gaps, kind="stable")[: LOOSE_SPANS - 1])
     starts, stops = ids[np.append(0, cuts + 1)], ids[np.append(cuts, len(ids) - 1)]
     return list(zip(starts.tolist(), stops.tolist(), strict=True))
 

@@ -11,9 +11,10 @@ from asking import axis_of_digit, fake_query_vectors
 from library_maker import add_video, axis, clip, install, video
 
 from vfindex.search.engine import SearchEngine
-from vfindex.search.rank import lexical as lexical_module
+from vfindex.search.rank import required as required_module
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
+from vfindex.storage.text import document_lists as lists_module
 from vfindex.storage.text import full_text as words_module
 from vfindex.storage.text.bm25 import saturations
 from vfindex.storage.text.tokenizer import INDEX_TOKENIZER
@@ -30,7 +31,8 @@ def few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words_module, "LEAST_NEWEST", 3)
     monkeypatch.setattr(words_module, "MAX_COMPARED", 10)
     monkeypatch.setattr(words_module, "MAX_RANKED", 10)
-    monkeypatch.setattr(lexical_module, "MAX_VERIFIED", 10)
+    monkeypatch.setattr(required_module, "MAX_LISTED", 20)
+    monkeypatch.setattr(required_module, "MAX_VERIFIED", 10)
 
 
 def line(number: int) -> str:
@@ -98,7 +100,7 @@ def test_a_rare_word_leads_among_common_ones(folder: Path) -> None:
 
 @pytest.mark.parametrize("few", [0, 2000])
 def test_in_a_few_videos_common_words_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    monkeypatch.setattr(words_module, "FEW_VIDEOS", few)
+    monkeypatch.setattr(lists_module, "FEW_VIDEOS", few)
     with Library.open(folder).snapshot() as snapshot:
         for videos in ([1], [20, 21], [1, 30]):
             matches = snapshot.words.match(["common", "even"], 50, videos)

@@ -12,11 +12,12 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SearchEngine
 from vfindex.search.rank import candidates as ranking_module
-from vfindex.search.rank import lexical as words_module
+from vfindex.search.rank import required as required_module
 from vfindex.search.rank import retrieve as retrieve_module
 from vfindex.search.rank.temporal import fitting
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment
+from vfindex.storage.text import document_lists as lists_module
 from vfindex.storage.text import full_text as full_text_module
 from vfindex.storage.writer import writing
 
@@ -85,14 +86,14 @@ def test_candidates_are_over_fetched_when_keywords_exclude_some(folder: Path, mo
 def test_of_many_documents_the_newest_and_an_even_sample_are_checked(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words_module, "MAX_VERIFIED", 10)
+    monkeypatch.setattr(required_module, "MAX_VERIFIED", 10)
     videos = found(folder, "1 said:fox")
     assert VIDEOS - 1 in videos and 5 <= len(videos) <= 10 and max(videos) - min(videos) > VIDEOS // 2
 
 
 @pytest.mark.parametrize("few", [0, 100])
 def test_filters_give_the_same_for_few_and_many_videos(folder: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    monkeypatch.setattr(full_text_module, "FEW_VIDEOS", few)
+    monkeypatch.setattr(lists_module, "FEW_VIDEOS", few)
     monkeypatch.setattr(full_text_module, "MAX_COMPARED", 7)
     monkeypatch.setattr(full_text_module, "MAX_RANKED", 7)
     for text in ("1 fox in:v0*", "1 said:owl in:v0*", '1 "fox and the owl" in:v0*', "1 -owl in:v0*"):
@@ -123,7 +124,7 @@ def test_clips_near_are_found_in_the_middle_of_a_long_video(tmp_path: Path) -> N
 
 def test_documents_are_placed_as_clips_during_them_are(folder: Path) -> None:
     with Library.open(folder).snapshot() as snapshot:
-        holders = snapshot.words.holders("owl")
+        holders = snapshot.words.holders("owl").ids
         places = snapshot.words.places(holders, {"speech"})
         pairs = {(document, clip_id) for document, _, spoken, clip_id in places.T.tolist() if spoken}
         assert pairs == set(snapshot.words.clips_during(holders.tolist())) and len(holders) == VIDEOS // 2 * CLIPS

@@ -53,7 +53,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 def test_a_word_is_found_in_its_line_alone(library: Library, word: str, language: str) -> None:
     with library.snapshot() as snapshot:
         assert [match.text for match in snapshot.words.match([word], 9)] == [LINES[language]]
-        assert [match.text for match in snapshot.words.documents(snapshot.words.holders(word))] == [LINES[language]]
+        assert [match.text for match in snapshot.words.documents(snapshot.words.holders(word).ids)] == [LINES[language]]
 
 
 def test_vowel_signs_are_part_of_hindi_and_thai_words(library: Library) -> None:
