@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import synthetic
 
+from vfindex.search.results import Hit
 from vfindex.search.service import SearchService
 from vfindex.storage.index.tuning import TIE
-from vfindex.storage.records import Document
+from vfindex.storage.records import ClipKey, Document
 from vfindex.storage.writer import writing
 
 QUESTIONS, TOP_K = 200, 10
@@ -60,18 +62,22 @@ def rename_all(folder: Path, cache: Path) -> list[str]:
 
 def same_share(folder: Path, questions: list[str]) -> float:
     """Return the share of questions whose ten best are those of an exact search."""
-    same = 0
     with SearchService(folder) as service:
-        for question in questions:
-            found, exact = (
-                {hit.key: hit.score for hit in service.search(question, top_k=TOP_K, exact=each, min_confidence="none")}
-                for each in (False, True)
-            )
-            worst = min(exact.values(), default=0.0)
-            same += all(key in exact or score > worst - TIE for key, score in found.items()) and len(found) == len(
-                exact
-            )
-    return same / len(questions)
+        found, exact = (
+            [_scores(service.search(each, top_k=TOP_K, exact=scan, min_confidence="none")) for each in questions]
+            for scan in (False, True)
+        )
+    return sum(map(_is_same, found, exact)) / len(questions)
+
+
+def _scores(hits: Iterable[Hit]) -> dict[ClipKey, float]:
+    return {hit.key: hit.score for hit in hits}
+
+
+def _is_same(found: dict[ClipKey, float], exact: dict[ClipKey, float]) -> bool:
+    """Return whether both are the same clips; those with the lowest score may be others with the same score."""
+    worst = min(exact.values(), default=0.0)
+    return len(found) == len(exact) and all(key in exact or score > worst - TIE for key, score in found.items())
 
 
 if __name__ == "__main__":

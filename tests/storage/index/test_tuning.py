@@ -41,6 +41,15 @@ def test_lists_that_cost_more_than_sufficient_ones_are_not_tried() -> None:
     assert trial.shares == list(tuning.SHARES[:1])
 
 
+def test_the_first_200_hold_999_in_1000() -> None:
+    """The ten hits of ten videos lie anywhere among the first 200."""
+    ranks = np.tile(np.arange(200), (100, 1))
+    ranks[:, 199] = 600  # 0.995 are found before
+    trial: Any = SimpleNamespace(codes=Trial.codes)
+    found = tuning._least(trial, 1.0, [ranks], tuning.REQUIRED[1])
+    assert found.is_enough and found.params.candidates == 724
+
+
 def test_an_index_that_finds_too_little_is_scanned() -> None:
     missed = np.zeros((100, 10), bool)
     missed[:20] = True
