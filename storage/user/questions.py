@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import regular_no_link
 from vfindex.storage.files.writes import make_folder, on_disk, write_file
@@ -59,16 +60,19 @@ class AskedQuestion:
 
 
 class QuestionKeeper:
-    """Keeps questions of one model version, for any number of threads; nothing where the folder cannot be written."""
+    """Keeps questions of one model version, for any number of threads.
+
+    Keeps none where the folder cannot be written, or lies on another machine: readers create nothing there.
+    """
 
     def __init__(self, root: Path, version: Path) -> None:
         """root: the library. version: the folder of the model version."""
-        self._off, self._folder = root / FOLDER / OFF, version / FOLDER
+        self._root, self._off, self._folder = root, root / FOLDER / OFF, version / FOLDER
         self._next_s = 0.0  # on the monotonic clock
 
     def keep(self, query: FloatArray, top_k: int, among: NDArray[np.int64] | None) -> None:
         """Keep a question, unless one was kept a moment ago. query: (dim,). among: clip ids, increasing; None: all."""
-        if time.monotonic() < self._next_s or os.path.lexists(self._off):
+        if time.monotonic() < self._next_s or os.path.lexists(self._off) or is_on_shared(self._root):
             return
         self._next_s = time.monotonic() + INTERVAL_S
         ranges = None if among is None else _ranges(among)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -14,6 +15,7 @@ from serving import Answer, Site, logged_in, serving
 
 from vfindex.search.http.settings import Settings, Tokens
 from vfindex.search.service import SearchService
+from vfindex.search.status import IndexInfo, IndexSegmentInfo, RecallInfo
 from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import Problem
 from vfindex.storage.records import Location
@@ -164,6 +166,20 @@ def test_the_library_page_has_what_is_there_and_what_failed(site: Site, folder: 
     assert re.search(r"library\.db \d+ kB", text) and "library.json" in text
     assert sorted(re.findall('href="(/videos/[^"]*)"', page)) == [f"/videos/v{number}" for number in range(5)]
     assert 'data-run="reindex"' not in page, "no client may start a run here"
+
+
+def test_the_library_page_says_what_its_index_finds(
+    site: Site, service: SearchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = RecallInfo(0.97, 80, 0.9, 0.81, 0.95, "2026-11-02", "2026-11-28", (), None, True, "rebuild <it>", 3, True)
+    segments = (IndexSegmentInfo(180, 20, 10**6, "tuned"), IndexSegmentInfo(20, 0, 10**5, "exact"))
+    index = IndexInfo(segments, 200, 20, 1_100_000, 1, 200, low)
+    status = replace(service.status(), index=index)
+    monkeypatch.setattr(SearchService, "status", lambda _: status)
+    text = shown(page_of(site, "/library"))
+    assert "index: 2 segments, 9.1% deleted, 1 to be merged; it finds 90.0% (81% to 95%)" in text
+    assert "of 80 questions asked from 2026-11-02 to 2026-11-28" in text
+    assert "The index finds less than 97% of the best clips: rebuild <it>" in text
 
 
 def test_the_videos_of_a_library_are_listed_by_filters(site: Site, films: Path) -> None:

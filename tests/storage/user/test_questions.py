@@ -111,6 +111,12 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [], "it does not try again"
 
 
+def test_on_another_machine_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "is_on_shared", lambda folder: folder == tmp_path)
+    QuestionKeeper(tmp_path, tmp_path).keep(QUERY, 10, None)
+    assert os.listdir(tmp_path) == []
+
+
 def test_ranges_are_the_ids(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     for _ in range(50):
