@@ -63,6 +63,22 @@ def test_programs_exact_searches_and_a_choice_leave_nothing(library: Path) -> No
 
 
 @pytest.mark.parametrize("library", [50], indirect=True)
+def test_what_people_asked_is_measured_by_the_next_run_and_shown(library: Path) -> None:
+    with SearchService(library) as service:
+        for text in ("a dog", "a dog longer:1s", "a dog"):
+            service.search(text)
+        index = service.status().index
+        assert index is not None and index.recall is not None
+        assert (index.recall.kept, index.recall.recall) == (3, None)
+        with writing(library) as writer:
+            writer.measure_recall(lambda: None)
+        index = service.status().index
+    assert index is not None and index.recall is not None
+    assert (index.recall.kept, index.recall.questions, index.recall.is_low) == (0, 3, False)
+    assert sorted((each.filtered, each.questions) for each in index.recall.weightings) == [(False, 2), (True, 1)]
+
+
+@pytest.mark.parametrize("library", [50], indirect=True)
 def test_the_filters_of_a_question_are_kept_as_its_clips(library: Path) -> None:
     with SearchService(library) as service:
         service.search("a dog longer:1s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from library_maker import DIM, add_video, axis, clip, install
 from sqlalchemy import text
 
 from vfindex.indexer.options import Options, Sampling
-from vfindex.indexer.runs.run import Callbacks, Run
+from vfindex.indexer.runs.run import RECALL_S, Callbacks, Run
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import IndexUnusable, LibraryDamaged
@@ -259,6 +260,23 @@ def test_a_run_merges_within_its_deadline(writer: Writer, monkeypatch: pytest.Mo
         run.report.interrupted = interrupted
         run.end(0.0)
         assert asked == [7.0, 7.0, 7.0], "until there is nothing left to merge"
+
+
+@pytest.mark.parametrize(
+    ("took_s", "left_s", "expected"), [(10.0, None, RECALL_S), (10_000.0, None, 500.0), (10_000.0, 7.0, 7.0)]
+)
+def test_a_run_measures_recall_for_a_share_of_its_time(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, took_s: float, left_s: float | None, expected: float
+) -> None:
+    budgets: list[float | None] = []
+    monkeypatch.setattr(Writer, "measure_recall", lambda _, left_s, say: budgets.append(left_s()))
+    for interrupted in (False, True):
+        run = Run(writer, Options(Sampling(), asr=False), Callbacks(left_s=lambda: left_s))
+        run.report.run_id = writer.catalog.begin_run("ingest")
+        run.report.interrupted = interrupted
+        run.end(time.monotonic() - took_s)
+    [budget] = budgets
+    assert budget is not None and expected - 20 <= budget <= expected + 20
 
 
 def test_clips_that_are_only_deleted_ask_no_questions(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_on_another_machine_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(questions, "is_on_shared", lambda folder: folder == tmp_path)
     QuestionKeeper(tmp_path, tmp_path).keep(QUERY, 10, None)
     assert os.listdir(tmp_path) == []
+
+
+def test_many_keep_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "SLOTS", 3)
+
+    def ask(number: int) -> None:
+        keeper = QuestionKeeper(tmp_path, tmp_path)
+        for _ in range(40):
+            keeper.keep(QUERY + number, 10, np.arange(number))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, range(8)))
+    found = kept(tmp_path)
+    assert len(found) == 3 == len(list((tmp_path / "questions").iterdir()))
+    assert all(question.query[0] - QUERY[0] in range(8) for question in found)
 
 
 def test_ranges_are_the_ids(tmp_path: Path) -> None:
