@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.core import TyperArgument, TyperCommand
 from vfindex.cli.extras import EXTRAS, require
 from vfindex.cli.output import say
 from vfindex.storage.errors import LibraryError, ModelError, UsageError
+from vfindex.storage.files.regular import regular_no_link
 
 if TYPE_CHECKING:
     from vfindex.indexer.runners.base import RunnerChoice
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
 _OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
 _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may write to"
+_MAX_SECRETS = 10_000
 # What may be a word or a file: -cars, -kite.
 _DASHED = re.compile(r"-[^\W\d_]\w")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WRONG_USAGE: type[Any] = typer.BadParameter.__mro__[1]  # also of unknown options; Typer has no name for it
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,7 +95,16 @@ def _folder(text: str) -> Path:
     """Return the folder; `--library "$UNSET"` arrives as "", which Path takes for the working folder."""
     if not text:
         raise typer.BadParameter("it is empty; name a folder")
+    if is_address(text):
+        raise typer.BadParameter(
+            "it is the address of a server, which search and open alone take; name a folder, or run this command there"
+        )
     return Path(text)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is meant as the address of a server, not as a folder."""
+    return _ADDRESS.match(text) is not None
 
 
 def existing_folder(text: str) -> Path:
@@ -180,7 +193,7 @@ def library_folders(chosen: list[Path] | None) -> list[Path]:
     """Return the folders of one library or more, each once. Raises LibraryError, UsageError."""
     if not chosen:
         named = os.environ.get("VFINDEX_LIBRARY")
-        return [library_folder(Path(named) if named else None)]
+        return [library_folder(_folder(named) if named else None)]
     folders = [library_folder(each) for each in chosen]
     return list({os.path.realpath(folder): folder for folder in folders}.values())
 
@@ -191,6 +204,18 @@ def data_folder() -> Path:
     if base is None or not _is_usable(base):
         raise UsageError(f"there is no folder for this user's data ({_no_home()}); set HOME to one that you may write")
     return base
+
+
+def own_text(path: Path, advice: str) -> str:
+    """Return the text of a file of secrets. Raises UsageError, with advice, if other users may read it."""
+    try:
+        with open(path, "rb", opener=regular_no_link) as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                raise UsageError(f"{path} may be known to other users (its mode should be 600); {advice}")
+            return file.read(_MAX_SECRETS).decode("utf-8", "replace")
+    except OSError as exc:
+        raise UsageError(f"{path}: {exc.strerror}; {advice}") from exc
 
 
 def state_folder() -> Path | None:
@@ -291,7 +316,6 @@ def cache_folder() -> Path:
 
 def _temporary_cache() -> Path:
     """Return a temporary folder that only this user can write to. Raises ModelError."""
-    import stat
     import tempfile
 
     try:

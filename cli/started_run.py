@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 from vfindex.cli.output import say
-from vfindex.cli.tokens import TOKEN_NAMES
+from vfindex.cli.tokens import SECRET_NAMES
 from vfindex.indexer.media.child import Child, cannot_start
 from vfindex.search.http.settings import RunCommand, StartedRun
 from vfindex.storage.errors import LibraryLocked, VfindexError
@@ -76,4 +76,4 @@ class RunStarter:
 
 def _environment() -> dict[str, str]:
     """Return this process's environment without the tokens of the server."""
-    return {name: text for name, text in os.environ.items() if name not in TOKEN_NAMES}
+    return {name: text for name, text in os.environ.items() if name not in SECRET_NAMES}

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from pathlib import Path
 
-from vfindex.cli.options import data_folder
+from vfindex.cli.options import data_folder, own_text
 from vfindex.search.http.settings import Tokens
 from vfindex.storage.errors import UsageError
-from vfindex.storage.files.regular import regular_no_link
 
 TOKEN_NAMES = ("VFINDEX_TOKEN", "VFINDEX_READ_TOKEN")
+# Of other servers, see `members`; no run needs them either.
+SECRET_NAMES = (*TOKEN_NAMES, "VFINDEX_LIBRARY_TOKENS")
 _FILE = "serve-tokens"
-_MAX_BYTES = 10_000
 
 
 def tokens_from_environment() -> Tokens | None:
@@ -44,14 +43,7 @@ def kept_tokens() -> tuple[Tokens, Path]:
 
 def _read(path: Path) -> Tokens:
     again = f"delete it, and vfindex serve makes another: rm {path}"
-    try:
-        with open(path, "rb", opener=regular_no_link) as file:
-            found = os.fstat(file.fileno())
-            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                raise UsageError(f"{path} may be known to other users (its mode should be 600); {again}")
-            words = file.read(_MAX_BYTES).decode("utf-8", "replace").split()
-    except OSError as exc:
-        raise UsageError(f"{path}: {exc.strerror}; {again}") from exc
+    words = own_text(path, again).split()
     if len(words) != 4 or words[::2] != ["write", "read"]:
         raise UsageError(f"{path} does not hold the two tokens of vfindex serve; {again}")
     return Tokens(words[1], words[3])

@@ -10,137 +10,57 @@ for hit in engine.search("dog running in park"):
 
 from __future__ import annotations
 
-import logging
-import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from threading import Lock, RLock, Thread
+from typing import TYPE_CHECKING
 
-from vfindex.search.hits import find_hits
+from vfindex.search.hits import Facts, find_hits
+from vfindex.search.live import LiveLibrary, Searcher
 from vfindex.search.query.ast import Combination, Query
-from vfindex.search.query.encode import EncodedQuery, QueryEncoder
-from vfindex.search.query.image import Picture, Pictures
+from vfindex.search.query.encode import EncodedQuery
+from vfindex.search.query.image import Picture
 from vfindex.search.query.like import Like
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request
-from vfindex.search.query.values import path_text
 from vfindex.search.rank.delta import View
-from vfindex.search.results import Hits
-from vfindex.storage.db.reader import Generation, Snapshot
-from vfindex.storage.errors import IndexUnusable, LibraryChanged, LibraryError, ModelError, QueryError, UsageError
-from vfindex.storage.index.flat import gpu_devices
-from vfindex.storage.index.reader import JointIndex
+from vfindex.search.rank.examples import example_results, find_examples, query_vectors
+from vfindex.search.rank.query_vectors import sample_images
+from vfindex.search.rank.source import Statistics, local_sources, total
+from vfindex.search.results import Hits, Missing
+from vfindex.storage.errors import (
+    LibraryChanged,
+    LibraryError,
+    LibraryUnreachable,
+    ModelError,
+    QueryError,
+    UsageError,
+)
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import Comparable
-from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import (
     Library,
-    again_if_changed,
-    closed,
-    estimated_spec,
     failed_folder,
     reading_hash,
-    reading_spec,
-    refuse_torn,
 )
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.records import ClipKey, Setup
-from vfindex.storage.user.questions import QuestionKeeper
+from vfindex.storage.records import ClipKey
 
-logger = logging.getLogger(__name__)
-
-# From this many clips on, a service copies an index to GPUs. Not measured: no GPU was at hand.
-GPU_CLIPS = 200_000
+if TYPE_CHECKING:  # a search on this machine opens no connection; its start counts
+    from vfindex.search.remote.member import RemoteLibrary, RemoteMember
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Searcher:
-    """What all threads that search one model version share. generation: the SHA-256 of the file of `index`.
-
-    questions: keeps what the index is asked; None: nothing is kept.
-    """
-
-    library: Library
-    setup: Setup
-    encoder: QueryEncoder
-    pictures: Pictures
-    questions: QuestionKeeper | None = None
-    generation: str = ""
-    index: JointIndex | None = None
+# How often a question is put to a library on another machine that changes while it is asked.
+MOST_TRIES = 3
 
 
-class _GpuCopies:
-    """Copies the newest large index of a library to all GPUs, in a thread of its own; searches do not wait for it."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._newest: JointIndex | None = None
-        self._copied: JointIndex | None = None
-        self._threads: list[Thread] = []
-
-    def follow(self, index: JointIndex) -> None:
-        """Copy an index, unless it is small, in place of the one before."""
-        if index is self._newest or len(index) < GPU_CLIPS:
-            return
-        self._newest = index
-        self._threads = [each for each in self._threads if each.is_alive()]
-        self._threads.append(Thread(target=self._copy, args=(index,), name="vfindex-gpus", daemon=True))
-        self._threads[-1].start()
-
-    def close(self) -> None:
-        """Free the GPUs; a copy that is under way ends after the block that it copies."""
-        self._newest = None
-        for thread in self._threads:
-            thread.join()
-        if self._copied is not None:
-            self._copied.shards = None
-
-    def _copy(self, index: JointIndex) -> None:
-        with self._lock:
-            if self._copied is not None:
-                self._copied.shards = None  # its memory is needed
-            try:
-                self._check(index)
-                index.copy_to(gpu_devices(2 * index.dim * len(index)), partial(self._check, index))
-                self._copied = index
-            except _Superseded:
-                return
-            except (RuntimeError, MemoryError) as exc:
-                logger.warning("the joint index is searched on the processor: no copy was made on the GPUs (%s)", exc)
-
-    def _check(self, index: JointIndex) -> None:
-        if index is not self._newest:
-            raise _Superseded
-
-
-class _Superseded(Exception):
-    """There is a newer index, or the library was closed."""
-
-
-class SearchEngine:
-    """An open library. It follows new generations of the index and model upgrades. Any number of threads may search.
-
-    A thread searches with the `Searcher` that is there when it begins; another replaces it as a whole.
-    """
-
-    def __init__(self, folder: str | Path, fusion: Fusion | None = None, *, for_people: bool = False) -> None:
-        """Open nothing yet. fusion: see `open`. Raises UsageError for a folder of a wrong type.
-
-        for_people: some questions are kept, to measure the recall of the index with them; not those of a program.
-        """
-        self._folder, self._fusion, self._for_people = library_path(folder), fusion, for_people
-        self._process = os.getpid()
-        self._lock, self._is_closed = RLock(), False
-        self._library: Library | None = None
-        self._searcher: Searcher | None = None
-        self._logged_problem = ""
-        self._gpus: _GpuCopies | None = None
+class SearchEngine(LiveLibrary):
+    """An open library, and its searches."""
 
     @classmethod
     def open(cls, folder: str | Path, fusion: Fusion | None = None) -> SearchEngine:
@@ -151,71 +71,6 @@ class SearchEngine:
         engine = cls(folder, fusion)
         engine.searcher()
         return engine
-
-    def use_gpus(self) -> None:
-        """Copy large indexes to the GPUs of this machine, once a search has opened them. For a service that stays."""
-        self._gpus = self._gpus or _GpuCopies()
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the library, absolute."""
-        return self._folder
-
-    def library(self) -> Library:
-        """Return the model version in use, open; another one after an upgrade or its rollback. Raises LibraryError."""
-        if os.getpid() != self._process:  # locks that other threads held at the fork are never released here
-            raise LibraryError(
-                f"the library {self._folder} was opened before this process was forked; open it again in this one"
-            )
-        library = self._library
-        if library is None or not library.is_in_use():
-            with self._lock:
-                library = self._library
-                if self._is_closed:
-                    raise closed(self._folder)
-                if library is None or not library.is_in_use():
-                    library = Library.open(self._folder, corrected=True)
-                    refuse_torn(library)
-                    self._library = library
-        return library
-
-    @again_if_changed
-    def searcher(self) -> Searcher:
-        """Return what searches read now. Raises LibraryError, and QueryError for a library without videos."""
-        library, searcher = self.library(), self._searcher
-        if searcher is not None and searcher.library is library:
-            return searcher
-        with library.snapshot() as snapshot:
-            setup = LibraryMeta(snapshot).setup
-        if setup is None:
-            raise QueryError(f"the library {self._folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-        with self._lock:
-            if self._searcher is None or self._searcher.library is not library:
-                questions = QuestionKeeper(library.root, library.folder) if self._for_people else None
-                encoder, pictures = QueryEncoder(library, setup), Pictures(library, setup)
-                self._searcher = Searcher(library, setup, encoder, pictures, questions)
-            return self._searcher
-
-    def close(self) -> None:
-        """Close the library. Searches that still run end with their hits or raise LibraryError, as later ones do."""
-        if os.getpid() != self._process:  # the files are those of the parent
-            return
-        with self._lock:
-            library, self._library, self._searcher, self._is_closed = self._library, None, None, True
-        if self._gpus is not None:
-            self._gpus.close()
-        if library is not None:
-            library.close(permanently=True)
-
-    @property
-    def setup(self) -> Setup:
-        """The preset, models and sampling of the library."""
-        return self.searcher().setup
-
-    @property
-    def pictures(self) -> Pictures:
-        """The image encoder of the library."""
-        return self.searcher().pictures
 
     def search(  # noqa: PLR0913  every option of a search has its name; no record to import for one of them
         self,
@@ -241,89 +96,9 @@ class SearchEngine:
         weights = {} if weights is None else weights
         return answer([self], Request(text, images, top_k, per_video, weights, combine, exact, timeout_s))
 
-    @contextmanager
-    def named_among(self, engines: Sequence[SearchEngine]) -> Iterator[None]:
-        """Name the library in its errors if it is one of several."""
-        try:
-            yield
-        except LibraryError as exc:
-            if len(engines) == 1 or str(self._folder) in str(exc):
-                raise
-            raise type(exc)(f"{self._folder}: {exc}") from exc
-
-    def open_view(
-        self, request: Request, query: Query, opened: ExitStack, until_s: float | None
-    ) -> tuple[Library, View]:
-        """Return the library and what a search reads of it; its snapshot is closed with `opened`."""
-        searcher = self.searcher()
-        snapshot = opened.enter_context(searcher.library.snapshot(until_s))
-        view, problem = self._view(searcher, snapshot, request, query)
-        if problem:
-            # The generation may have been superseded between reading its id and opening its file: read the id once
-            # more. If the index is still unusable, all clips are scanned.
-            snapshot = opened.enter_context(searcher.library.snapshot(until_s))
-            view, problem = self._view(searcher, snapshot, request, query)
-        if problem and problem != self._logged_problem:
-            logger.warning("%s", problem)
-            self._logged_problem = problem
-        return searcher.library, view
-
-    def _view(self, searcher: Searcher, snapshot: Snapshot, request: Request, query: Query) -> tuple[View, str]:
-        """Return what the search reads, and why the index that should be in it cannot be used, else ""."""
-        spec, generation = self._spec(snapshot)
-        if request.weights and not spec.weights_are_open:
-            raise UsageError(
-                f"this library's vectors are fused as {spec.fusion}, with fixed weights: a query cannot have its own; "
-                "for that run: vfindex rebuild --fusion concat"
-            )
-        only_named = _only_named(spec, query, request)
-        spec = spec.with_weights({m: spec.alone_weight(m) for m in only_named})
-        spec = spec.with_weights({m: float(weight) for m, weight in request.weights.items()})
-        opened = None if generation is None or request.exact else self._index(searcher, snapshot, generation)
-        index, problem = (None, str(opened)) if isinstance(opened, IndexUnusable) else (opened, "")
-        watermark = 0 if generation is None else generation.watermark
-        present = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
-        ranks = present if request.combine == "rrf" else None
-        read = View(snapshot, spec, searcher.setup, index, watermark, ranks)
-        return replace(read, only_named=only_named, questions=searcher.questions), problem
-
-    def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
-        fusion = self._fusion
-        if fusion is None:
-            return reading_spec(snapshot)
-        return snapshot.remembered(("estimated spec of", id(self)), lambda: estimated_spec(snapshot, fusion)), None
-
-    def _index(self, searcher: Searcher, snapshot: Snapshot, generation: Generation) -> JointIndex | IndexUnusable:
-        """Return the index of a generation, opened once for all threads; why it cannot be used, until a commit."""
-        now = self._searcher
-        for each in (searcher, *([now] if now is not None and now.library is searcher.library else [])):
-            if each.index is not None and each.generation == generation.sha256:
-                return each.index
-        opened = snapshot.remembered(
-            ("index", generation.id), lambda: _opened_index(searcher.library, generation, searcher.index)
-        )
-        if isinstance(opened, JointIndex):
-            with self._lock:
-                if self._searcher is not None and self._searcher.library is searcher.library:
-                    self._searcher = replace(self._searcher, generation=generation.sha256, index=opened)
-                    if self._gpus is not None:
-                        self._gpus.follow(opened)
-        return opened
-
-
-def library_path(folder: object) -> Path:
-    """Return the absolute path of a library, so that the working folder may change. Raises UsageError."""
-    text = path_text(folder, "the folder of a library")
-    if not text:
-        raise UsageError("the folder of a library is empty; name a folder")
-    try:
-        return Path(text).absolute()
-    except FileNotFoundError:  # the working folder is gone, and so is what is in it
-        return Path(text)
-
 
 @contextmanager
-def naming(engines: Sequence[SearchEngine], libraries: Sequence[Library]) -> Iterator[None]:
+def naming(engines: Sequence[LiveLibrary], libraries: Sequence[Library]) -> Iterator[None]:
     """Name the library whose database could not be read in its error, if it is one of several."""
     try:
         yield
@@ -336,10 +111,11 @@ def naming(engines: Sequence[SearchEngine], libraries: Sequence[Library]) -> Ite
         raise
 
 
-def answer(engines: Sequence[SearchEngine], request: Request) -> Hits:
+def answer(engines: Sequence[LiveLibrary], request: Request, remotes: Sequence[RemoteLibrary] = ()) -> Hits:
     """Return the hits of `SearchEngine.search`. Several libraries are searched as one library of all their videos.
 
-    A content that several have is a hit of the first; its places in the others are in `also`. Raises UsageError if
+    A content that several have is a hit of the first; its places in the others are in `also`. remotes: libraries on
+    other machines, after those of `engines`; `Hits.missing` names those that give no answer. Raises UsageError if
     scores of two libraries cannot be compared.
     """
     until_s = None if request.timeout_s is None else time.monotonic() + request.timeout_s
@@ -348,36 +124,93 @@ def answer(engines: Sequence[SearchEngine], request: Request) -> Hits:
         with engine.named_among(engines):
             libraries.append(engine.searcher().library)
     try:
-        return _answer(engines, request, until_s)
+        return _answer(engines, request, until_s, remotes)
     except (LibraryError, ModelError) as exc:
         if not isinstance(exc, LibraryChanged) and all(library.is_in_use() for library in libraries):
             raise
-    return _answer(engines, request, until_s)  # changed, or upgraded, meanwhile
+    return _answer(engines, request, until_s, remotes)  # changed, or upgraded, meanwhile
 
 
-def _answer(engines: Sequence[SearchEngine], request: Request, until_s: float | None) -> Hits:
-    searcher, query = engines[0].searcher(), _parsed(request)
-    with ExitStack() as opened:
-        read = []
-        for engine in engines:
-            with engine.named_among(engines):
-                read.append(engine.open_view(request, query, opened, until_s))
-        libraries, snapshots = [library for library, _ in read], [view.snapshot for _, view in read]
-        if len(read) > 1:
-            _check_comparable([library.root for library in libraries], [view for _, view in read])
-        views = [
-            replace(view, number=number, others=[each for each in snapshots if each is not view.snapshot])
-            for number, (_, view) in enumerate(read)
-        ]
-        encoded = _encode(searcher, query, request.images, views[0])
-        with naming(engines, libraries):
-            return find_hits(libraries, views, encoded, request)
+def _answer(
+    engines: Sequence[LiveLibrary], request: Request, until_s: float | None, remotes: Sequence[RemoteLibrary]
+) -> Hits:
+    """Return the hits of all libraries but those on other machines that do not answer."""
+    query, missing, tries = _parsed(request), dict[str, str](), Counter[str]()
+    while True:
+        asked = [each for each in remotes if each.place not in missing]
+        if not engines and not asked:
+            raise LibraryError("; ".join(f"{place}: {reason}" for place, reason in missing.items()))
+        members: list[RemoteMember] = []
+        try:
+            with ExitStack() as opened:
+                members += [opened.enter_context(each.ask(request, query, until_s)) for each in asked]
+                hits = _hits(engines, members, (request, query), (opened, until_s))
+        except LibraryUnreachable as exc:
+            tries[exc.place] += 1
+            if not exc.has_changed or tries[exc.place] == MOST_TRIES:
+                missing[exc.place] = exc.reason
+            missing |= {each.place: each.failure() for each in members if each.failure()}
+        else:
+            hits.missing = tuple(Missing(*each) for each in missing.items())
+            return hits
+
+
+def _hits(
+    engines: Sequence[LiveLibrary],
+    members: Sequence[RemoteMember],
+    asked: tuple[Request, Query],
+    reading: tuple[ExitStack, float | None],
+) -> Hits:
+    """Return the hits of all libraries. reading: what closes their snapshots, and until when they are read."""
+    (request, query), (opened, until_s) = asked, reading
+    read: list[tuple[Library, View]] = []
+    for engine in engines:
+        with engine.named_among(engines):
+            library, view = engine.open_view(request, query, opened, until_s)
+            read.append((library, replace(view, number=len(read))))
+    libraries, views = [library for library, _ in read], [view for _, view in read]
+    if len(read) + len(members) > 1 and request.combine == "rrf":
+        raise UsageError("rrf fuses ranks, which are of one library; search several with --combine convex")
+    if len(read) > 1:
+        _check_comparable([library.root for library in libraries], views)
+    encoded = _encode(engines[0].searcher() if engines else None, query, request.images, views)
+    with naming(engines, libraries):
+        _open(members, libraries, views)
+        examples = find_examples([view.snapshot for view in views], encoded.likes, [each.likes for each in members])
+        images = [*encoded.pictures, *(each.image for each in examples)]
+        alone = len(read) + len(members) == 1
+        statistics = [] if alone else [Statistics.of(view, query, images) for view in views]
+        for member in members:
+            member.compare(images)
+        statistics += [member.finish_statistics() for member in members]
+        sample = sample_images(views[0], images, alone=True) if alone and views else total(statistics, query).sample
+        elsewhere = [total([*statistics[:n], *statistics[n + 1 :]], query) for n in range(len(statistics))]
+        vectors = query_vectors(encoded, images, sample.spreads(), views[0].spec) if views else []
+        sources, seen = local_sources(read, query, vectors, None if alone else elsewhere[: len(read)])
+        shown = [result for view in views for result in example_results(view, examples, vectors[0])]
+        for number, member in enumerate(members):
+            member.begin(elsewhere[len(read) + number], sample.spreads(), (seen, members[:number]), examples)
+        shown += [result for member in members for result in member.examples()] if examples else []
+        facts = [*(Facts.of(view, query) for view in views), *(member.facts for member in members)]
+        return find_hits([*sources, *members], facts, encoded, request, shown)
+
+
+def _open(members: Sequence[RemoteMember], libraries: Sequence[Library], views: Sequence[View]) -> None:
+    """Number the libraries on other machines after those on this one; raise LibraryUnreachable for another scale."""
+    if not members:
+        return
+    from vfindex.search.remote.member import Scale  # with ssl, which a search on this machine does without
+
+    scale = None
+    for library, view in zip(libraries[:1], views, strict=False):
+        dims = {m: part.dim for m, part in view.spec.parts.items()}
+        scale = Scale(str(library.root), reading_hash(view.snapshot), dims)
+    for number, member in enumerate(members, start=len(views)):
+        scale = member.open(number, scale)
 
 
 def _check_comparable(folders: Sequence[Path], views: Sequence[View]) -> None:
     """Raise UsageError, with what cures it, unless all libraries have equal setups and one JointSpec."""
-    if any(view.rank_weights is not None for view in views):
-        raise UsageError("rrf fuses ranks, which are of one library; search several with --combine convex")
     snapshots = [view.snapshot for view in views]
     first = Comparable.of(LibraryMeta(snapshots[0]).existing_setup())
     for folder, snapshot in zip(folders[1:], snapshots[1:], strict=True):
@@ -395,13 +228,6 @@ def _check_comparable(folders: Sequence[Path], views: Sequence[View]) -> None:
         )
 
 
-def _opened_index(library: Library, generation: Generation, known: JointIndex | None) -> JointIndex | IndexUnusable:
-    try:
-        return library.open_index(generation, known=known)
-    except IndexUnusable as exc:
-        return exc
-
-
 def _parsed(request: Request) -> Query:
     """Return the query of a request. Raises QueryError."""
     text, images = request.text, request.images
@@ -414,20 +240,18 @@ def _parsed(request: Request) -> Query:
     return query
 
 
-def _only_named(spec: JointSpec, query: Query, request: Request) -> frozenset[ModalityName]:
-    """Return the modalities of default weight 0 that the query names, unless the request sets their weights."""
-    if spec.adds_up:  # weights are inside the vectors
-        return frozenset()
-    return frozenset(m for m in query.named - request.weights.keys() if m in spec.parts and not spec.parts[m].weight)
-
-
-def _encode(searcher: Searcher, query: Query, images: Sequence[Example], view: View) -> EncodedQuery:
-    """Return the query with the vectors that count."""
-    without = {m for m, part in view.spec.parts.items() if not part.weight} | view.only_named
+def _encode(searcher: Searcher | None, query: Query, images: Sequence[Example], views: Sequence[View]) -> EncodedQuery:
+    """Return the query with the vectors that count; without a library on this machine, there are none of words."""
+    likes = [image for image in images if isinstance(image, Like | ClipKey)]
+    files = [image for image in images if not isinstance(image, Like | ClipKey)]
+    if searcher is None:
+        if files:
+            raise UsageError(
+                "pictures and clips of files are read by the models of a library on this machine; "
+                "name one with --library DIR beside the others, or give a clip of theirs with --like"
+            )
+        return EncodedQuery(query, [], [], likes)
+    without = {m for m, part in views[0].spec.parts.items() if not part.weight} | views[0].only_named
     words = [[searcher.encoder.encode(part.but(without)) for part in moment.parts()] for moment in query.moments]
-    pictures = [
-        searcher.pictures.encode(image if isinstance(image, Picture) else Path(image))
-        for image in images
-        if not isinstance(image, Like | ClipKey)
-    ]
-    return EncodedQuery(query, words, pictures, [image for image in images if isinstance(image, Like | ClipKey)])
+    pictures = [searcher.pictures.encode(each if isinstance(each, Picture) else Path(each)) for each in files]
+    return EncodedQuery(query, words, pictures, likes)

@@ -14,6 +14,7 @@ from vfindex.storage.records import ClipKey
 
 if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.playback import MediaStream, Playback, Player
+    from vfindex.search.remote.member import RemoteLibrary
     from vfindex.search.stills import FrameReader, VideoFile
     from vfindex.storage.records import CutEnd, Rung
 
@@ -26,9 +27,10 @@ class VideoFiles(OpenLibraries):
         folder: str | Path | Sequence[str | Path],
         frames: FrameReader | None = None,
         player: Player | None = None,
+        remotes: Sequence[RemoteLibrary] = (),
     ) -> None:
-        """folder: see `OpenLibraries`. frames, player: read files; who opened them closes them."""
-        super().__init__(folder)
+        """folder, remotes: see `OpenLibraries`. frames, player: read files; who opened them closes them."""
+        super().__init__(folder, remotes)
         self._frames, self._player = frames, player
 
     @again_if_changed

@@ -8,37 +8,50 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from vfindex.search.engine import SearchEngine, library_path, naming
+from vfindex.search.engine import SearchEngine, naming
+from vfindex.search.live import library_path
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import LibraryError, QueryError, UsageError, counted
 from vfindex.storage.library import Library
 
+if TYPE_CHECKING:  # a search on this machine opens no connection; its start counts
+    from vfindex.search.remote.member import RemoteLibrary
+
 
 class OpenLibraries:
     """A library, or several, which follow runs, upgrades and rollbacks. folder: of the first.
+
+    remotes: libraries on other machines, which are searched with them, and nothing else.
 
     Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
     to read. `close`, or leaving the `with` block, closes its files; calls that still run end with their answer or
     raise LibraryError, as later ones do.
     """
 
-    def __init__(self, folder: str | Path | Sequence[str | Path]) -> None:
-        """folder: one, or several; one named twice is one."""
+    def __init__(self, folder: str | Path | Sequence[str | Path], remotes: Sequence[RemoteLibrary] = ()) -> None:
+        """folder: one, or several; one named twice is one. Of none, libraries on other machines are searched alone."""
         given = folder if isinstance(folder, Sequence) and not isinstance(folder, str | bytes) else [folder]
         folders = [library_path(each) for each in given]
-        if not folders:
+        if not folders and not remotes:
             raise UsageError("name the folder of a library at least")
-        self.folder = folders[0]
+        self.remotes = list(dict.fromkeys(remotes))
         chosen = {os.path.realpath(each): each for each in folders}.values()
         self.engines = [SearchEngine(each, for_people=True) for each in chosen]
 
     @property
     def engine(self) -> SearchEngine:
-        """The engine of the first library."""
+        """The engine of the first library. Raises UsageError if all libraries are on other machines."""
+        if not self.engines:
+            raise UsageError("libraries on other machines are searched, and nothing else; ask their own servers")
         return self.engines[0]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first library."""
+        return self.engine.folder
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +76,7 @@ class OpenLibraries:
                 f"there is no library {number}; of {counted(len(self.engines), 'library')}, the first is 0"
             )
         one = copy(self)
-        one.engines = [self.engines[number]]
-        one.folder = one.engines[0].folder
+        one.engines, one.remotes = [self.engines[number]], []
         return one
 
     @contextmanager
@@ -72,7 +84,7 @@ class OpenLibraries:
         """Yield all libraries, and a snapshot of each."""
         with ExitStack() as opened:
             libraries, snapshots = [], []
-            for engine in self.engines:
+            for engine in self.engines or [self.engine]:
                 with engine.named_among(self.engines):
                     libraries.append(engine.library())
                     snapshots.append(opened.enter_context(libraries[-1].snapshot()))

@@ -99,20 +99,22 @@ class Match(Record):
 
 @dataclass(frozen=True, slots=True)
 class Place(Record):
-    """Another place of the same footage: a copy of the file, a re-encode, an intro."""
+    """Another place of the same footage: a copy of the file, a re-encode, an intro. library: see `Hit`."""
 
     rounded: ClassVar[frozenset[str]] = _TIMES
 
     video: bytes | None
     start_s: float
     end_s: float
+    library: Path | str
 
 
 @dataclass(frozen=True, slots=True)
 class Hit(Record):
     """A clip with its rank, from 1, and its score: higher is better.
 
-    library: its folder. video: absolute path of a copy that exists, else of one that did. video_id, clip_id: until the
+    library: its folder, or the address of its server. video: absolute path, on the machine of the library, of a copy
+    that exists, else of one that did. video_id, clip_id: until the
     video is indexed again; key: of the best clip, in every library. start_s, end_s: from the first to the last clip of
     `moments`, plus neighbours that match nearly as well; from an exact phrase on, where its time is known. frame_s:
     presentation time of the best frame. modalities: signed contributions that sum to the score; None: the clip lacks
@@ -125,7 +127,7 @@ class Hit(Record):
     rounded: ClassVar[frozenset[str]] = _TIMES
 
     rank: int
-    library: Path
+    library: Path | str
     video: bytes | None
     video_id: int
     clip_id: int
@@ -147,11 +149,19 @@ class Hit(Record):
     thumbnail: Path | None
 
 
+@dataclass(frozen=True, slots=True)
+class Missing(Record):
+    """A library on another machine that gave no answer. library: its address. reason: a clause."""
+
+    library: str
+    reason: str
+
+
 class Hits(list[Hit]):
     """Hits, best first.
 
     query, images, like: what was searched for. hints: other readings of the query; they change no hit. found: how many
-    hits there were before those of low confidence were left out.
+    hits there were before those of low confidence were left out. missing: libraries that are not among them.
     """
 
     def __init__(
@@ -168,6 +178,7 @@ class Hits(list[Hit]):
         self.hints = hints
         self.query, self.images, self.like = query, images, like
         self.found = len(self) if found is None else found
+        self.missing: tuple[Missing, ...] = ()
 
     def with_confidence(self, least: Label | None) -> Hits:
         """Return the hits with the label `least` or a better one; None: all but those no better than chance.
@@ -181,7 +192,9 @@ class Hits(list[Hit]):
         return self._of(hit for hit in self if least == "none" or hit.confidence in accepted)
 
     def _of(self, hits: Iterable[Hit]) -> Hits:
-        return Hits(hits, self.hints, query=self.query, images=self.images, like=self.like, found=self.found)
+        chosen = Hits(hits, self.hints, query=self.query, images=self.images, like=self.like, found=self.found)
+        chosen.missing = self.missing
+        return chosen
 
     @property
     def confident(self) -> bool | None:
@@ -200,6 +213,7 @@ class Hits(list[Hit]):
             "match": bool(self),
             "confident": self.confident,
             "hints": _plain(self.hints),
+            "missing": _plain(self.missing),
             "hits": [hit.to_dict() for hit in self],
         }
 

@@ -74,7 +74,7 @@ class SearchService(VideoFiles, UserWriting):
         check_label(min_confidence)
         weights = {} if weights is None else weights
         request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s)
-        return answer(self.engines, request).with_confidence(min_confidence)
+        return answer(self.engines, request, self.remotes).with_confidence(min_confidence)
 
     def similar(
         self, clip: Like | ClipKey | str, *, top_k: int = 10, per_video: int = 1, timeout_s: float | None = None

@@ -87,6 +87,17 @@ class LibraryLocked(LibraryError):
     """Another process is writing to the library."""
 
 
+class LibraryUnreachable(LibraryError):
+    """A library on another machine gives no answer that can be used. place: its address.
+
+    has_changed: it changed while it was asked; the same question may succeed.
+    """
+
+    def __init__(self, place: str, reason: str, *, has_changed: bool = False) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place, self.reason, self.has_changed = place, reason, has_changed
+
+
 class LibraryDamaged(LibraryError):
     """A checksum or a bijection inside the library does not hold."""
 

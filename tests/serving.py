@@ -102,9 +102,14 @@ def add_file(writer: Writer, path: Path, number: int) -> None:
 
 
 @contextmanager
-def serving(service: SearchService, settings: Settings | None = None, tools: Tools | None = None) -> Iterator[Site]:
-    """Yield a server of a service on a free port of this machine."""
-    address = Address("127.0.0.1", 0)
+def serving(
+    service: SearchService,
+    settings: Settings | None = None,
+    tools: Tools | None = None,
+    files: tuple[Path, Path] | None = None,
+) -> Iterator[Site]:
+    """Yield a server of a service on a free port of this machine. files: certificate and key, for https."""
+    address = Address("127.0.0.1", 0, *(files or (None, None)))
     with bound_socket(address) as sock:
         port = sock.getsockname()[1]
         settings = settings or Settings(port=port)

@@ -82,7 +82,7 @@ MAX_LINES = 450
 ROOMS = {
     "cli": (
         *("entry", "app", "commands", "removal", "exports", "run", "demo_media", "render"),
-        *("started_run", "tokens", "last_search", "options", "extras", "out_file", "output"),
+        *("started_run", "tokens", "last_search", "members", "options", "extras", "out_file", "output"),
     ),
     "indexer": (
         *(
@@ -101,7 +101,8 @@ ROOMS = {
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "http", "mcp", "service", "files", "user", "libraries", "engine", "export", "hits", "contents"),
+        *("evaluation", "http", "mcp", "service", "files", "user", "libraries", "membership", "engine"),
+        *("live", "remote", "export", "hits", "contents"),
         *("marks", "corrections", "playback", "stills", "status", "results"),
         *("calibration", "rank", "query"),
     ),

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from shutil import which
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from vfindex.cli.last_search import SeenHit, recall
-from vfindex.cli.options import LibrariesOption, frame_reader, library_folders
-from vfindex.cli.output import clock, say
+from vfindex.cli.members import MembersOption, asked_libraries
+from vfindex.cli.options import frame_reader
+from vfindex.cli.output import clock, plain, say
 from vfindex.storage.errors import UsageError, VfindexError, VideoError, counted
 
 NAME = "open"
@@ -29,24 +30,40 @@ _OPENER = "open" if sys.platform == "darwin" else "xdg-open"
 
 def command(
     number: Annotated[int, typer.Argument(metavar="N", min=1, help="The number of a hit of the last search.")],
-    library: LibrariesOption = None,
+    library: MembersOption = None,
 ) -> None:
     """Play a hit of the last search in mpv or VLC, from its moment.
 
-    Without them, in the desktop's own player, which begins at the beginning.
+    Without them, in the desktop's own player, which begins at the beginning. A hit of a server, on its page.
     """
-    hit = _hit(number, recall(library_folders(library)))
+    folders, servers = asked_libraries(library)
+    hit = _hit(number, recall([*folders, *(each.place for each in servers)]))
+    if hit.page:
+        _show_page(hit.page)
     path = os.path.abspath(hit.video)
     if not os.path.isfile(path):
         raise VfindexError(f"{path} is not there; mount its disk, or search again")
     program, arguments = _player(path, max(0.0, hit.start_s - _begin_s(path)))
     if program not in _PLAYERS:
         say(f"the moment is at {clock(hit.start_s, tenths=True)}; install mpv or VLC to begin there")
+    _start(program, arguments, "install mpv or VLC")
+
+
+def _show_page(page: str) -> NoReturn:
+    """Open the page of a hit in the browser, which the server asks for a token once. Raises VfindexError."""
+    advice = f"open this page in a browser: {plain(page)}"
+    if not page.startswith(("https://", "http://")) or not which(_OPENER):
+        raise VfindexError(f"{_OPENER} is not there; {advice}")
+    _start(_OPENER, [page], advice)
+
+
+def _start(program: str, arguments: list[str], advice: str) -> NoReturn:
+    """Become a program. Raises VfindexError with advice."""
     sys.stdout.flush()
     try:
         os.execvp(program, [program, *arguments])
     except OSError as exc:
-        raise VfindexError(f"{program} cannot be started ({exc.strerror}); install mpv or VLC") from exc
+        raise VfindexError(f"{program} cannot be started ({exc.strerror}); {advice}") from exc
 
 
 def _hit(number: int, hits: list[SeenHit] | None) -> SeenHit:

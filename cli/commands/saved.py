@@ -38,7 +38,7 @@ def command(
         _list(service.saved_queries(), json=json)
     elif not remove:
         text = service.saved_query(name).text
-        search.command([text], top_k=top_k, library=None if library is None else [library], json=json)
+        search.command([text], top_k=top_k, library=None if library is None else [str(library)], json=json)
     else:
         found = service.remove_query(name)
         if json:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.extras import require
-from vfindex.cli.options import JsonOption, LibrariesOption, give_image_encoder, library_folders, refuse_empty
+from vfindex.cli.members import MembersOption, asked_libraries, page_of, place_text
+from vfindex.cli.options import JsonOption, give_image_encoder, refuse_empty
 from vfindex.cli.out_file import PNG, ForceOption, check_out_file
-from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints, shortened
+from vfindex.cli.output import clock, plain, print_json, say, say_hints, shortened
 from vfindex.cli.render.explain import confidence, decimals, explained, write_sheet
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.query.ast import Combination
@@ -21,15 +22,17 @@ from vfindex.storage.errors import QueryError, UsageError, VideoError
 from vfindex.storage.modalities import modality_names
 
 if TYPE_CHECKING:
-    from vfindex.search.query.image import Picture, Pictures
+    from vfindex.search.query.image import Picture
     from vfindex.search.query.request import Example
-    from vfindex.search.results import Hit
+    from vfindex.search.results import Hit, Hits
     from vfindex.search.service import SearchService
 
 NAME = "search"
 EXAMPLE = "vfindex search dog running in park -k 5 --weight speech=0"
 # As with grep: a shell can tell a match from none.
 EXIT_NO_MATCH = 1
+# A library on another machine gave no answer, so that hits may be missing.
+EXIT_MISSING = 3
 # Narrower terminals have no room for a table: each hit becomes a short paragraph.
 _TABLE_WIDTH = 110
 # Columns besides the video: "1000", "12.34", "1:00:00-1:00:12", "visual +0.98, speech +12.34, text +0.00" and gaps.
@@ -79,10 +82,10 @@ def command(
     explain: Annotated[bool, typer.Option("--explain", help="Show what makes up each score.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (PNG).")] = None,
     force: ForceOption = False,
-    library: LibrariesOption = None,
+    library: MembersOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find clips that match a query, best first. Exits with 1 if none does."""
+    """Find clips that match a query, best first. Exits with 1 if none does, 3 if a server gave no answer."""
     from vfindex.search.query.parser import joined, parse_weights
     from vfindex.search.service import SearchService
 
@@ -94,8 +97,8 @@ def command(
     weights = parse_weights(weight) if weight else None
     if show_all and min_confidence not in (None, "none"):
         raise UsageError("--all shows what --min-confidence leaves out; use one of them")
-    folders = library_folders(library)
-    service = SearchService(folders)
+    folders, servers = asked_libraries(library)
+    service = SearchService(folders, remotes=servers)
     images = _images(service, image or [], like or [], clip or [])
     try:
         hits = service.search(
@@ -117,16 +120,23 @@ def command(
     if json:
         print_json(hits.to_dict())
     else:
-        say_hints(hits.hints)
+        _say(hits)
         if hits:
             from vfindex.cli.last_search import keep
 
-            keep(folders, hits)
+            keep([*folders, *(each.place for each in servers)], hits)
             _print(hits, explain=explain)
-        else:
-            say(_NO_CONFIDENT_MATCH if hits.found else _NO_MATCH)
+    if hits.missing or not hits:
+        raise typer.Exit(EXIT_MISSING if hits.missing else EXIT_NO_MATCH)
+
+
+def _say(hits: Hits) -> None:
+    """Print what a reader should know besides the hits."""
+    say_hints(hits.hints)
+    for each in hits.missing:
+        say(f"{plain(each.library)}: {plain(each.reason)}; its videos are not among the hits")
     if not hits:
-        raise typer.Exit(EXIT_NO_MATCH)
+        say(_NO_CONFIDENT_MATCH if hits.found else _NO_MATCH)
 
 
 def _images(service: SearchService, files: list[Path], likes: list[str], clips: list[str]) -> list[Example]:
@@ -142,12 +152,12 @@ def _images(service: SearchService, files: list[Path], likes: list[str], clips: 
     indexed = [Like.parse(like) for like in likes]
     for file in files:
         check_file(file)
-    for engine in service.engines if files or clips else ():
+    for engine in (service.engines or [service.engine]) if files or clips else ():
         give_image_encoder(engine)
-    return [*files, *_clips(clips, service.engine.pictures), *indexed]
+    return [*files, *_clips(clips, service), *indexed]
 
 
-def _clips(named: list[str], pictures: Pictures) -> list[Picture]:
+def _clips(named: list[str], service: SearchService) -> list[Picture]:
     """Return the frames of parts of files, each of `FILE@A-B` or `FILE`. Raises UsageError, QueryError."""
     if not named:
         return []
@@ -165,7 +175,7 @@ def _clips(named: list[str], pictures: Pictures) -> list[Picture]:
             start_s, end_s = span_in(span) if is_part else (None, None)
             path = os.path.realpath(os.fsencode(file if is_part else name))  # an ingest follows no links; a person may
             try:
-                frames = decoder.clip_frames(path, start_s, end_s, pictures.size_px)
+                frames = decoder.clip_frames(path, start_s, end_s, service.engine.pictures.size_px)
             except VideoError as exc:
                 raise QueryError(f"the clip {name} cannot be read: {exc.problem.reason}; name another file") from exc
             found.append(Picture(name, tuple(frames)))
@@ -187,7 +197,7 @@ def _print(hits: list[Hit], *, explain: bool) -> None:
         return
     digits = decimals(hits)
     for hit in hits:
-        print(f"{hit.rank}\t{hit.score:.{digits + 1}f}\t{_span(hit)}\t{plain(path_text(hit.video) or '')}")
+        print(f"{hit.rank}\t{hit.score:.{digits + 1}f}\t{_span(hit)}\t{place_text(hit) if hit.video else ''}")
         for line in explained(hit, digits) if explain else ():
             print(f"    {line}")
 
@@ -220,9 +230,9 @@ def _print_table(hits: list[Hit]) -> None:
     else:
         table.add_column("hit", overflow="fold")
     for hit in hits:
-        folder, name = os.path.split(path_text(hit.video) or "?")
-        link = None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
-        place = Text.assemble((plain(name), Style(bold=True, link=link)), "\n", (plain(folder), "dim"))
+        folder, name = os.path.split(place_text(hit))
+        file = None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
+        place = Text.assemble((name, Style(bold=True, link=page_of(hit) or file)), "\n", (folder, "dim"))
         because = Text(_contributions(hit, digits))
         if hit.snippet:
             because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vfindex.cli.members import place_text
 from vfindex.cli.out_file import write_out_file
 from vfindex.cli.output import clock, path_text, plain, shortened
 from vfindex.storage.modalities import get_modality
@@ -48,7 +49,7 @@ def explained(hit: Hit, digits: int = 2) -> Iterator[str]:
     if hit.coarse:
         yield "coarse  only the preview index so far; the next run reads the video fully"
     for place in hit.also:
-        yield f"also    {clock(place.start_s)}-{clock(place.end_s)}  {plain(path_text(place.video) or '?')}"
+        yield f"also    {clock(place.start_s)}-{clock(place.end_s)}  {place_text(place)}"
 
 
 def confidence(hit: Hit) -> str:

@@ -152,6 +152,11 @@ class Calibration:
             raise LibraryDamaged("the calibration of the scores is damaged; run: vfindex ingest again") from exc
 
 
+def open_weights(spec: JointSpec) -> dict[ModalityName, float]:
+    """Return the weight of each modality, none for a fusion whose scores are not calibrated."""
+    return {m: part.weight for m, part in spec.parts.items()} if spec.fusion == "concat" else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Labeller:
     """Labels the hits of one query. each: by the calibration of each library that is searched.
@@ -163,11 +168,11 @@ class Labeller:
     each: Sequence[LibraryLabeller]
 
     @classmethod
-    def of(cls, stored: Sequence[str | None], query: Query, spec: JointSpec) -> Labeller:
+    def of(cls, stored: Sequence[str | None], query: Query, weights: Mapping[ModalityName, float]) -> Labeller:
         """Return the labeller for a query, see `LibraryLabeller.of`. stored: JSON of each calibration."""
         calibrations = [Calibration.from_json(each) for each in stored]
         measured = [each for each in calibrations if each is not None]
-        return cls([LibraryLabeller.of(each and each.completed_by(measured), query, spec) for each in calibrations])
+        return cls([LibraryLabeller.of(each and each.completed_by(measured), query, weights) for each in calibrations])
 
     def label(self, scores: Mapping[ModalityName, float | None]) -> Label | None:
         """Return the label of a hit by its modalities' scores; None if a calibration does not decide."""
@@ -188,21 +193,21 @@ class LibraryLabeller:
     is_complete: bool
 
     @classmethod
-    def of(cls, calibration: Calibration | None, query: Query, spec: JointSpec) -> LibraryLabeller:
+    def of(
+        cls, calibration: Calibration | None, query: Query, weights: Mapping[ModalityName, float]
+    ) -> LibraryLabeller:
         """Return the labeller for a query. calibration: of the library, None before it is measured.
 
-        spec: with the weights of the query. Scores are calibrated for plain queries at the default weights of `concat`:
-        a modality with another weight is not reliable, and another fusion, or a query with weighted or negated terms
-        or two moments, has no labels.
+        weights: of the query, see `open_weights`. Scores are calibrated for plain queries at the default weights of
+        `concat`: a modality with another weight is not reliable, and another fusion, or a query with weighted or
+        negated terms or two moments, has no labels.
         """
         parts = [part for moment in query.moments for part in moment.parts()]
-        if calibration is None or spec.fusion != "concat" or len(parts) != 1 or parts[0].weight != 1.0:
+        if calibration is None or len(parts) != 1 or parts[0].weight != 1.0:
             return cls({}, False)
         stored_for = calibration.modalities
-        used = [m for m in parts[0].modalities if m in stored_for and m in spec.parts and spec.parts[m].weight > 0]
-        reliable = {
-            m: stored_for[m] for m in used if stored_for[m].is_reliable and stored_for[m].weight == spec.parts[m].weight
-        }
+        used = [m for m in parts[0].modalities if m in stored_for and weights.get(m, 0.0) > 0]
+        reliable = {m: stored_for[m] for m in used if stored_for[m].is_reliable and stored_for[m].weight == weights[m]}
         return cls(reliable, bool(used) and len(reliable) == len(used))
 
     def label(self, scores: Mapping[ModalityName, float | None]) -> Label | None:

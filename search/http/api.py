@@ -13,10 +13,11 @@ from starlette.responses import Response
 from vfindex.search.calibration.labels import LABELS
 from vfindex.search.corrections import CorrectionInfo, CorrectionList, correctable_tracks
 from vfindex.search.export.formats import get_format
-from vfindex.search.http.answers import Refusal, json_bytes, json_response, not_found, versioned
+from vfindex.search.http.answers import JSON, Refusal, json_bytes, json_response, not_found, versioned
 from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.limits import Workers
 from vfindex.search.http.settings import Limits, RunCommand, StartedRun, Tools
+from vfindex.search.membership import STEPS, Membership
 from vfindex.search.query.image import Picture
 from vfindex.search.query.request import Example
 from vfindex.search.results import (
@@ -55,6 +56,10 @@ _ASKED = (
     PER_VIDEO,
     Param("like", "clip", "Find clips that look like this one; may be repeated.", many=True),
     Param("min_confidence", "text", "Only hits with this label or a better one; none: all hits.", choices=LABELS),
+)
+_MEMBER = (
+    Param("step", "text", "Of the question.", required=True, choices=STEPS),
+    Param("question", "object", "The question.", required=True),
 )
 _ALIKE = (Param("clip", "clip", "Key of the clip.", required=True), K, _FIRST, PER_VIDEO)
 _LIBRARY = Param("library", "integer", "Which of several libraries: its place in the list of all, from 0.", 0, least=0)
@@ -111,6 +116,7 @@ class Api:
 
     def __init__(self, service: SearchService, limits: Limits, tools: Tools) -> None:
         self._service, self._limits = service, limits
+        self._membership = Membership(service.engines, service.version)
         self._pictures, self._runs = tools.pictures, tools.runs
         self.workers = Workers(limits.searches, limits.waiting, "search")
         self._uploads = Workers(UPLOADS, limits.waiting, "upload")
@@ -142,6 +148,16 @@ class Api:
     async def similar(self, call: Call) -> Response:
         """Return the clips that look like one, without that one."""
         return await self._versioned(call, lambda: self._alike(call))
+
+    @answers(Endpoint("POST", f"{PREFIX}/member", JSON, body=_MEMBER))
+    async def member(self, call: Call) -> Response:
+        """Answer a step of a question that another vfindex asks of several libraries.
+
+        Its form belongs to this version of vfindex, and changes with it.
+        """
+        answer = partial(self._membership.answer, timeout_s=self._limits.search_s)
+        found = await self.workers.run(answer, call["step"], call["question"])
+        return json_response(found, headers={"cache-control": "no-store"})
 
     async def pictures(self, files: Sequence[bytes]) -> list[Picture]:
         """Return the pictures of files that a client sent. Raises Refusal, QueryError, ModelError."""

@@ -21,7 +21,7 @@ from vfindex.search.http.answers import Refusal
 from vfindex.search.query.values import is_number
 from vfindex.storage.records import ClipKey
 
-Kind = Literal["text", "integer", "number", "boolean", "video", "clip"]
+Kind = Literal["text", "integer", "number", "boolean", "video", "clip", "object"]
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 FINGERPRINT = re.compile(r"[A-Za-z0-9_-]{1,100}")
 # FINGERPRINT:START_MS
@@ -81,6 +81,7 @@ class Param:
             "integer": isinstance(value, int) and not isinstance(value, bool),
             "number": is_number(value),
             "boolean": isinstance(value, bool),
+            "object": isinstance(value, dict),
         }
         return self.checked(value if fits.get(self.kind, False) else None)
 
@@ -112,6 +113,7 @@ class Param:
             "boolean": "true or false",
             "video": "the fingerprint of a video",
             "clip": "the key of a clip, as FINGERPRINT:START_MS",
+            "object": "a JSON object",
         }[self.kind]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vfindex import __version__
 from vfindex.search.http.endpoints import FORM, JSON, MAX_PICTURES, PICTURE, Endpoint, Param
-from vfindex.search.results import Hit, Hits
+from vfindex.search.results import Hit, Hits, Missing
 from vfindex.storage import modalities, records
 from vfindex.storage.user import records as user
 
@@ -24,8 +24,9 @@ _SCALARS: Mapping[Any, dict[str, Any]] = {
     Path: {"type": "string"},
     type(None): {"type": "null"},
     Any: {},
+    dict: {"type": "object"},
 }
-_KINDS = {"text": str, "integer": int, "number": float, "boolean": bool, "video": str, "clip": str}
+_KINDS = {"text": str, "integer": int, "number": float, "boolean": bool, "video": str, "clip": str, "object": dict}
 # What `Hits.to_dict` writes: it is a list, and no dataclass.
 _HITS: Mapping[str, Any] = {
     "query": str,
@@ -34,6 +35,7 @@ _HITS: Mapping[str, Any] = {
     "match": bool,
     "confident": bool | None,
     "hints": tuple[records.Hint, ...],
+    "missing": tuple[Missing, ...],
     "hits": tuple[Hit, ...],
 }
 _ERROR = {

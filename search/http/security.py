@@ -28,7 +28,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD"})
 METHODS = SAFE_METHODS | {"POST", "DELETE", "PUT"}
 # Questions with pictures, which no address can hold, and calls of tools: they change nothing.
 WITH_PICTURES, MCP = frozenset({"/api/v1/search", "/"}), "/mcp"
-READING_POSTS = WITH_PICTURES | {MCP}
+# Steps of a question that another machine asks of several libraries; they may name a thousand hits.
+MEMBER = "/api/v1/member"
+READING_POSTS = WITH_PICTURES | {MCP, MEMBER}
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
@@ -128,7 +130,7 @@ class Gate:
 
     def _most_bytes(self, scope: Connection) -> int:
         limits = self._settings.limits
-        return limits.upload_bytes if _path(scope) in WITH_PICTURES else limits.body_bytes
+        return limits.upload_bytes if _path(scope) in WITH_PICTURES | {MEMBER} else limits.body_bytes
 
     # --- who asks, and by which name --------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import SEARCHABLE, ClipKey, FloatArray
 
 
-class _NoClip(QueryError):
+class NoClip(QueryError):
     """A library has no such clip. has_video: whether it has the clip's video."""
 
     def __init__(self, text: str, *, has_video: bool = True) -> None:
@@ -85,17 +85,17 @@ def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:
     video = snapshot.video_with(name) if isinstance(like, ClipKey) else find_video(snapshot, name)
     if video is None or video.state not in SEARCHABLE:
         text = f"{name} is not in this library, or not fully indexed; look it up with: vfindex show"
-        raise _NoClip(text, has_video=False)
+        raise NoClip(text, has_video=False)
     clips = snapshot.clips_of(video.id)
     if isinstance(like, ClipKey):
         found = next((clip for clip in clips if clip.start_ms == like.start_ms), None)
         if found is None:
-            raise _NoClip(f"no clip of {name} begins at {like.start_ms} ms; the video was cut anew since")
+            raise NoClip(f"no clip of {name} begins at {like.start_ms} ms; the video was cut anew since")
         return found
     covering = [clip for clip in clips if clip.start_s <= like.time_s <= clip.end_s]
     if not covering:
         extent = f"it runs from {clips[0].start_s:g} s to {clips[-1].end_s:g} s" if clips else "it has no clips"
-        raise _NoClip(f"no clip of {like.video} covers {like.time_s:g} s: {extent}")
+        raise NoClip(f"no clip of {like.video} covers {like.time_s:g} s: {extent}")
     return covering[-1]
 
 
@@ -120,16 +120,24 @@ def clip_among(snapshots: Sequence[Snapshot], like: Like | ClipKey | str) -> tup
     Raises as `clip_of` if none has it, of several for the first that has its video; UsageError, QueryError for a value
     that names no clip.
     """
+    found = clip_or_reason(snapshots, like)
+    if isinstance(found, NoClip):
+        raise QueryError(str(found))
+    return found
+
+
+def clip_or_reason(snapshots: Sequence[Snapshot], like: Like | ClipKey | str) -> tuple[int, StoredClip] | NoClip:
+    """Return what `clip_among` does, and what it raises for a clip that no library has."""
     like = _checked(Like.parse(like) if isinstance(like, str) else like)
     if isinstance(like, Like) and len(snapshots) > 1:
         video_among(snapshots, str(like.video))  # one name may fit a video in each
-    refused: list[_NoClip] = []
+    refused: list[NoClip] = []
     for number, snapshot in enumerate(snapshots):
         try:
             return number, clip_of(snapshot, like)
-        except _NoClip as exc:
+        except NoClip as exc:
             refused.append(exc)
-    raise QueryError(str(max(refused, key=lambda exc: exc.has_video)))
+    return max(refused, key=lambda exc: exc.has_video)
 
 
 def _checked(like: object) -> Like | ClipKey:
@@ -142,18 +150,11 @@ def _checked(like: object) -> Like | ClipKey:
     raise QueryError(f"a clip is a ClipKey of text and milliseconds, or a Like of a path and seconds, not {like!r}")
 
 
-def places_of(snapshots: Sequence[Snapshot], found: tuple[int, StoredClip]) -> list[tuple[int, StoredClip]]:
-    """Return a clip of one library, and in the others that have its video the clip of its middle."""
-    of, clip = found
-    if len(snapshots) == 1:
-        return [found]
-    [video] = snapshots[of].videos([clip.video_id])
-    middle_s, places = (clip.start_s + clip.end_s) / 2, [found]
-    for number, snapshot in enumerate(snapshots):
-        other = snapshot.video_with(video.fingerprint) if number != of else None
-        clips = snapshot.clips_of(other.id) if other is not None else []
-        places += [(number, each) for each in clips if each.start_s <= middle_s < each.end_s]
-    return places
+def clip_at(snapshot: Snapshot, fingerprint: str, at_s: float) -> list[StoredClip]:
+    """Return the clip of a video at a time, if the library has both."""
+    video = snapshot.video_with(fingerprint)
+    clips = snapshot.clips_of(video.id) if video is not None else []
+    return [clip for clip in clips if clip.start_s <= at_s < clip.end_s]
 
 
 def stored_image(snapshot: Snapshot, clip: StoredClip) -> FloatArray:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
@@ -27,37 +26,23 @@ RESCORED_SHARE = 0.5
 MAX_OVERFETCH = 8
 
 
-def is_exhausted(libraries: Sequence[Candidates], depth: int) -> bool:
-    """Return whether a larger depth gives no further clip of any library."""
-    return RESCORED_SHARE * depth >= sum(each.size for each in libraries)
-
-
-def best_of(libraries: Sequence[Candidates], depth: int) -> list[ScoredClip]:
-    """Return the clips that `Candidates.best` reads in one library of all; ties in order of the libraries."""
-    if len(libraries) == 1:
-        return libraries[0].best(depth)
-    scored = [each.score(top) for each, top in zip(libraries, top_of(libraries, depth), strict=True)]
-    return sorted(chain.from_iterable(scored), key=lambda each: -each.score)
-
-
-def top_of(libraries: Sequence[Candidates], depth: int) -> list[dict[int, float]]:
+def first_of(libraries: Sequence[Mapping[int, float]], depth: int) -> list[Mapping[int, float]]:
     """Return for each library clip id -> preliminary score: of the clips of all, those that one library would read.
 
-    Each gives as many candidates as one library of all, so none of that library's is missing; others that join them
-    have better preliminary scores than those that they displace.
+    libraries: their `Candidates.top_scores`. Each gives as many candidates as one library of all, so none of that
+    library's is missing; others that join them have better preliminary scores than those that they displace.
     """
-    tops = [each.top_scores(depth) for each in libraries]
     limit = int(RESCORED_SHARE * depth)
-    if sum(map(len, tops)) <= limit:
-        return tops
+    if sum(map(len, libraries)) <= limit:
+        return list(libraries)
     ordered = sorted(
-        ((score, number, id_) for number, top in enumerate(tops) for id_, score in top.items()),
+        ((score, number, id_) for number, top in enumerate(libraries) for id_, score in top.items()),
         key=lambda each: -each[0],
     )
-    chosen: list[dict[int, float]] = [{} for _ in tops]
+    chosen: list[dict[int, float]] = [{} for _ in libraries]
     for score, number, id_ in ordered[:limit]:
         chosen[number][id_] = score
-    return chosen
+    return [*chosen]
 
 
 class Candidates:

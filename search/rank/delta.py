@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -88,10 +88,9 @@ class View:
     """What one search reads. index: the clips up to `watermark`; None: all clips are scanned.
 
     watermark: the last clip id of the current generation, 0 before the first. rank_weights: the weight of each
-    modality's list if ranks are fused, None if scores are. others: of the libraries that are searched with this one;
-    what a score takes from the whole library, it takes from all. number: of the library among them. only_named:
-    modalities that count for the terms that name them, and for no others. questions: keeps what the index is asked;
-    None: nothing is kept.
+    modality's list if ranks are fused, None if scores are. number: of the library among those that are searched.
+    only_named: modalities that count for the terms that name them, and for no others. questions: keeps what the index
+    is asked; None: nothing is kept.
     """
 
     snapshot: Snapshot
@@ -100,7 +99,6 @@ class View:
     index: JointIndex | None
     watermark: int
     rank_weights: Mapping[ModalityName, float] | None = None
-    others: Sequence[Snapshot] = ()
     number: int = 0
     only_named: frozenset[ModalityName] = frozenset()
     questions: QuestionKeeper | None = None

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vfindex.search.rank.candidates import Candidates
-from vfindex.search.rank.score import ScoredClip, VideoKey
+from vfindex.search.rank.score import Footage, ScoredClip, VideoKey
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.modalities import ModalityName, frame_modality, get_modality, word_modalities
 from vfindex.storage.records import FloatArray
 
 # The clips that match a query: one for each of its moments.
@@ -29,8 +28,6 @@ REACH_S = 10.0
 # a low bit rate (x264, CRF 34): no false duplicate; of 24 re-encoded moving clips 15 are found, 10 by the first cosine
 # alone. 0.97 would give three false duplicates, and 0.93 for the second three more.
 SAME_VISUAL, COPY_VISUAL = 0.98, 0.95
-# Frames with this cosine are one still picture; plain cards of different videos had 0.995.
-STILL = 0.995
 # Timed text must be the same, too. Speech of different videos has cosines of at most 0.36 in clips that pass the visual
 # test; the same speech recognised twice differs in some words. The vectors are centred: some models give all texts much
 # in common. Of 46 clips with speech, 76 % of the pairs are above 0.8 with multilingual-e5-small, 0.5 % when centred.
@@ -104,12 +101,11 @@ def select_results(
     results = list(examples)
     count: dict[VideoKey, int] = {}
     original: dict[VideoKey, VideoKey] = {}  # copy of a whole video -> the video whose limit it shares
-    framed = frame_modality()
-    visual = _stacked([group[0].vectors.embeddings.get(framed) for group in groups])  # (n_groups, dim)
+    visual = _stacked([group[0].visual for group in groups])  # (n_groups, dim)
     similar: dict[int, list[Result]] = {}  # number of a group -> results that may be the same footage
 
     def compare(result: Result) -> None:
-        vector = result.moments[0].vectors.embeddings.get(framed)
+        vector = result.moments[0].visual
         for row in np.flatnonzero(visual @ vector >= COPY_VISUAL).tolist() if vector is not None else ():
             similar.setdefault(row, []).append(result)
 
@@ -154,38 +150,27 @@ def is_same_footage(first: Group, second: Group, duration_s: Callable[[VideoKey]
 
 
 def _is_same_clip(first: ScoredClip, second: ScoredClip, duration_s: Callable[[VideoKey], float]) -> bool:
-    visual = _cosine(first, second, frame_modality())
-    if visual is None or visual < COPY_VISUAL:
+    if first.visual is None or second.visual is None:
         return False
+    visual = float(first.visual @ second.visual)
     lengths = sorted(each.clip.end_s - each.clip.start_s for each in (first, second))
-    if lengths[0] < SAME_LENGTH * lengths[1] or not _has_same_words(first, second):
+    if visual < COPY_VISUAL or lengths[0] < SAME_LENGTH * lengths[1]:
         return False
-    moving = _moves(first) and _moves(second)
-    return moving and (visual >= SAME_VISUAL or _is_copy(first, second, duration_s))
+    one, other = first.footage, second.footage
+    if not _has_same_words(one, other):
+        return False
+    return one.moves and other.moves and (visual >= SAME_VISUAL or _is_copy(first, second, duration_s))
 
 
-def _has_same_words(first: ScoredClip, second: ScoredClip) -> bool:
+def _has_same_words(first: Footage, second: Footage) -> bool:
     """Return whether two clips have the same timed text, or none. Text of whole videos, as titles, may differ."""
-    timed = [m for m in word_modalities() if not get_modality(m).has_documents]
-    present = [m for m in timed if m in first.vectors.embeddings or m in second.vectors.embeddings]
-    return all((_cosine(first, second, m, centred=True) or 0.0) >= SAME_WORDS for m in present)
+    if first.texts.keys() != second.texts.keys():
+        return False
+    return all(_cosine(vector, second.texts[m]) >= SAME_WORDS for m, vector in first.texts.items())
 
 
-def _moves(scored: ScoredClip) -> bool:
-    """Return whether the frames of a clip show more than one still picture."""
-    frames = scored.vectors.frames
-    return len(frames) > 1 and float((frames @ frames[0]).min()) < STILL
-
-
-def _cosine(first: ScoredClip, second: ScoredClip, modality: ModalityName, *, centred: bool = False) -> float | None:
-    """Return the cosine of two clips in a modality, None if one lacks it. centred: without what all clips share."""
-    one, other = (each.vectors.embeddings.get(modality) for each in (first, second))
-    if one is None or other is None:
-        return None
-    if not centred:
-        return float(one @ other)
-    one, other = (vector - first.means[modality] for vector in (one, other))
-    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), _MIN_LENGTH)
+def _cosine(first: FloatArray, second: FloatArray) -> float:
+    return float(first @ second) / max(float(np.linalg.norm(first) * np.linalg.norm(second)), _MIN_LENGTH)
 
 
 def _is_copy(first: ScoredClip, second: ScoredClip, duration_s: Callable[[VideoKey], float]) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, pairwise, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,22 @@ class DocumentMatch:
     modality: ModalityName
     keywords: tuple[Keyword, ...]
     share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Frequencies:
+    """How many documents libraries have, and for each keyword how many contain it; those of several add up."""
+
+    documents: int = 0
+    counts: tuple[int, ...] = ()
+
+    def plus(self, other: Frequencies) -> Frequencies:
+        """Return the frequencies in both."""
+        counts = tuple(map(sum, zip_longest(self.counts, other.counts, fillvalue=0)))
+        return Frequencies(self.documents + other.documents, counts)
+
+
+NO_DOCUMENTS = Frequencies()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,11 +181,11 @@ def match_keywords(
     snapshot: Snapshot,
     keywords: Sequence[Keyword],
     videos: Collection[int] | None = None,
-    others: Sequence[Snapshot] = (),
+    elsewhere: Frequencies = NO_DOCUMENTS,
 ) -> KeywordMatches:
     """Return the matches of keywords in `videos`; None: in all videos.
 
-    others: of the libraries that are searched with this one; their documents count for the frequencies.
+    elsewhere: in the libraries that are searched with this one; their documents count for the frequencies.
 
     A keyword's share is its inverse document frequency, ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza
     2009, section 3.5, floored at 0), times its weight, over the sum of all: a clip with every keyword has 1.
@@ -181,7 +197,10 @@ def match_keywords(
         keyword: {each.document_id for each in documents if keyword.text in each.phrases} for keyword in optional
     }
     holders |= {keyword: set(each.documents.tolist()) for keyword, each in required.items()}
-    shares, absent = _idf_shares((snapshot, *others), keywords, required, found=any(holders.values()))
+    shares, absent, found = dict[Keyword, float](), 0.0, any(holders.values())
+    if optional or found:
+        everywhere = find_frequencies(snapshot, keywords, required).plus(elsewhere)
+        shares, absent = _idf_shares(everywhere, keywords, found=found)
     matches = KeywordMatches(shares=shares, required=required, absent=absent)
     for document in documents:
         matches.add(document, [keyword for keyword in keywords if document.document_id in holders[keyword]])
@@ -267,24 +286,30 @@ def _said_in(snapshot: Snapshot, phrase: str, found: Postings) -> Postings:
     return replace(found, timed=found.timed[:, is_said])
 
 
+def find_frequencies(
+    snapshot: Snapshot, keywords: Sequence[Keyword], required: Mapping[Keyword, Postings] | None = None
+) -> Frequencies:
+    """Return the frequencies of keywords in a library. required: the postings of those, if they are known."""
+    if not keywords:
+        return NO_DOCUMENTS
+    documents, counts = snapshot.words.document_frequencies([each.text for each in keywords if not each.required])
+    optional = iter(counts)
+
+    def frequency(keyword: Keyword) -> int:
+        return (required or _required_postings(snapshot, [keyword], None))[keyword].frequency
+
+    return Frequencies(documents, tuple(frequency(each) if each.required else next(optional) for each in keywords))
+
+
 def _idf_shares(
-    snapshots: Sequence[Snapshot], keywords: Sequence[Keyword], required: Mapping[Keyword, Postings], *, found: bool
+    everywhere: Frequencies, keywords: Sequence[Keyword], *, found: bool
 ) -> tuple[dict[Keyword, float], float]:
     """Return each keyword's share of the idf weights, empty if no document contains any, and `KeywordMatches.absent`.
 
-    required: the postings in the first library. found: whether a document there contains any keyword.
+    everywhere: in all libraries that are searched. found: whether a document of this one contains any keyword.
     """
     optional = [keyword for keyword in keywords if not keyword.required]
-    if not optional and not found:
-        return {}, 0.0
-    total, frequencies = 0, {k: required[k].frequency if k in required else 0 for k in keywords}
-    for number, snapshot in enumerate(snapshots):
-        documents, counts = snapshot.words.document_frequencies([keyword.text for keyword in optional])
-        total += documents
-        for keyword, count in zip(optional, counts, strict=True):
-            frequencies[keyword] += count
-        for keyword in required if number else ():
-            frequencies[keyword] += _required_postings(snapshot, [keyword], None)[keyword].frequency
+    total, frequencies = everywhere.documents, dict(zip(keywords, everywhere.counts, strict=True))
     weights = {k: k.weight * math.log1p((total - n + 0.5) / (n + 0.5)) for k, n in frequencies.items()}
     shares = {keyword: value / sum(weights.values()) for keyword, value in weights.items()}
     return shares if found else {}, sum(shares[keyword] for keyword in optional if not frequencies[keyword])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
@@ -56,8 +57,30 @@ def combine_parts(
     return QueryVectors(result, spread)
 
 
-def add_images(query: QueryVectors, images: Sequence[FloatArray], view: View) -> QueryVectors:
-    """Return the query with images, which together count as much as its words.
+@dataclass(frozen=True, slots=True)
+class ImageSample:
+    """How similar clips of libraries are to the images of a query; samples of several libraries add up.
+
+    clips: how many were compared. squares: for each image, the sum of the squares of its centred similarities.
+    """
+
+    clips: int = 0
+    squares: tuple[float, ...] = ()
+
+    def plus(self, other: ImageSample) -> ImageSample:
+        """Return the sample of both."""
+        squares = tuple(map(sum, zip_longest(self.squares, other.squares, fillvalue=0.0)))
+        return ImageSample(self.clips + other.clips, squares)
+
+    def spreads(self) -> list[float]:
+        """Return the standard deviation of the similarities to each image, by the prior and the sample."""
+        return [math.sqrt((squares + PRIOR_CLIPS) / (self.clips + PRIOR_CLIPS)) for squares in self.squares]
+
+
+def add_images(
+    query: QueryVectors, images: Sequence[FloatArray], spreads: Sequence[float], spec: JointSpec
+) -> QueryVectors:
+    """Return the query with images, which together count as much as its words. spreads: of `ImageSample`.
 
     Images are not centred, so that clips rank by plain cosine: with the clips' mean subtracted, frames found their own
     video less often (docs/decisions/image-queries.md). Images resemble one another more than texts resemble images;
@@ -66,11 +89,10 @@ def add_images(query: QueryVectors, images: Sequence[FloatArray], view: View) ->
     if not images:
         return query
     framed = frame_modality()
-    part = view.spec.parts[framed]
+    part = spec.parts[framed]
     if part.weight == 0:
         raise QueryError(f"images are compared in the {framed} modality, whose weight is 0; use a weight above 0")
-    sample = _sample(view)
-    total = np.mean([vector / _spread(sample @ vector) for vector in images], axis=0)
+    total = np.mean([vector / spread for vector, spread in zip(images, spreads, strict=True)], axis=0)
     words = query.vectors.get(framed, part.query_mean)
     spread = math.hypot(query.spread.get(framed, 0.0), 1.0)
     return replace(
@@ -80,18 +102,16 @@ def add_images(query: QueryVectors, images: Sequence[FloatArray], view: View) ->
     )
 
 
-def _sample(view: View) -> FloatArray:
-    """Return the centred vectors (n, dim) that images are compared with, of clips spread over all that is searched."""
-    framed, rows = frame_modality(), []
+def sample_images(view: View, images: Sequence[FloatArray], *, alone: bool) -> ImageSample:
+    """Return how similar clips, spread over a library, are to images. alone: whether no other is searched with it."""
+    if not images:
+        return ImageSample()
+    framed, snapshot = frame_modality(), view.snapshot
     part = view.spec.parts[framed]
-    for snapshot in (view.snapshot, *view.others):
-        last = (0 if view.others else view.watermark) or max(snapshot.clip_ids(), default=0)
-        ids = np.unique(np.linspace(min(1, last), last, SAMPLE_CLIPS).astype(np.int64)).tolist()
-        rows += [batch[framed] for _, batch in snapshot.batches(ids, {framed: part.dim})]
-    stacked = np.concatenate(rows)
-    return part.centre(stacked[np.any(stacked, axis=1)])
-
-
-def _spread(similarities: FloatArray) -> float:
-    squares = float(np.sum(np.square(similarities, dtype=np.float64)))
-    return math.sqrt((squares + PRIOR_CLIPS) / (len(similarities) + PRIOR_CLIPS))
+    last = (view.watermark if alone else 0) or max(snapshot.clip_ids(), default=0)
+    ids = np.unique(np.linspace(min(1, last), last, SAMPLE_CLIPS).astype(np.int64)).tolist()
+    batches = [batch[framed] for _, batch in snapshot.batches(ids, {framed: part.dim})]
+    rows = np.concatenate([np.zeros((0, part.dim), np.float32), *batches])
+    sample = part.centre(rows[np.any(rows, axis=1)])  # (n, dim)
+    squares = (float(np.sum(np.square(sample @ vector, dtype=np.float64))) for vector in images)
+    return ImageSample(len(sample), tuple(squares))

@@ -14,7 +14,7 @@ from vfindex.search.rank.query_vectors import QueryVectors
 from vfindex.storage.db.clips import StoredClip, StoredVectors
 from vfindex.storage.ids import in_sorted, positions_in
 from vfindex.storage.joint.vector import Direction, ModalitySpec, directions
-from vfindex.storage.modalities import ModalityName, get_modality
+from vfindex.storage.modalities import ModalityName, frame_modality, get_modality, word_modalities
 from vfindex.storage.records import FloatArray
 
 # A video among several libraries: the number of its library, and its id there.
@@ -24,6 +24,23 @@ VideoKey = tuple[int, int]
 NOISE_SPREADS, BELOW_NOISE, ABOVE_NOISE = 2.0, 0.125, 2.5
 
 
+# Frames with this cosine are one still picture; plain cards of different videos had 0.995.
+STILL = 0.995
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Footage:
+    """What tells whether two clips show and say the same.
+
+    visual: (dim,), None without frames. texts: modality with timed text -> centred (dim,). moves: whether the frames
+    show more than one still picture.
+    """
+
+    visual: FloatArray | None
+    texts: Mapping[ModalityName, FloatArray]
+    moves: bool
+
+
 @dataclass(slots=True, eq=False)
 class ScoredClip:
     """A clip and its score, a sum of signed contributions; a modality that the clip lacks has no key.
@@ -31,7 +48,7 @@ class ScoredClip:
     modalities: weighted similarities plus `bonus`. bonus: what keywords add in each modality, matched or imputed.
     rank_scores: reciprocal ranks, if ranks are fused. frame_s: presentation time of the best frame. matches: documents
     that contain keywords. words: those keywords, in the order of the query. library: `View.number`. means: mu of each
-    modality.
+    modality. shown: the footage of a clip whose vectors are elsewhere.
     """
 
     clip: StoredClip
@@ -45,6 +62,22 @@ class ScoredClip:
     snippet: str | None = None
     library: int = 0
     means: Mapping[ModalityName, FloatArray] = field(default_factory=dict)
+    shown: Footage | None = None
+
+    @property
+    def visual(self) -> FloatArray | None:
+        """The vector (dim,) of the frames, None without any."""
+        return self.vectors.embeddings.get(frame_modality()) if self.shown is None else self.shown.visual
+
+    @property
+    def footage(self) -> Footage:
+        """What the clip shows and says."""
+        if self.shown is None:
+            of, frames = self.vectors.embeddings, self.vectors.frames
+            timed = (m for m in word_modalities() if m in of and not get_modality(m).has_documents)
+            moves = len(frames) > 1 and float((frames @ frames[0]).min()) < STILL
+            self.shown = Footage(self.visual, {m: of[m] - self.means[m] for m in timed}, moves)
+        return self.shown
 
     @property
     def video(self) -> VideoKey:

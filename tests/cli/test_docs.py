@@ -11,7 +11,7 @@ import pytest
 
 from vfindex.cli import app as entry
 from vfindex.cli.commands import models, runs
-from vfindex.cli.commands.search import _TABLE_WIDTH
+from vfindex.cli.commands.search import _TABLE_WIDTH, EXIT_MISSING
 from vfindex.cli.render.run_page import label
 from vfindex.indexer.runs.repair import RepairReport
 from vfindex.indexer.runs.report import Report, UpgradeReport
@@ -112,7 +112,7 @@ def test_nested_fields_are_those_of_the_program(run: Any, library: Path) -> None
 
 def test_the_exit_codes_are_the_program_s() -> None:
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.M)]
-    assert codes == [0, entry.EXIT_FAILED, entry.EXIT_USAGE, entry.EXIT_BUG, entry.EXIT_INTERRUPTED]
+    assert codes == [0, entry.EXIT_FAILED, entry.EXIT_USAGE, EXIT_MISSING, entry.EXIT_BUG, entry.EXIT_INTERRUPTED]
 
 
 def test_every_environment_variable_is_named() -> None:

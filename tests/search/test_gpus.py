@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from library_maker import DIM, add_video, axis, clip, install
 
-from vfindex.search import engine
+from vfindex.search import live
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.service import SearchService
 from vfindex.storage.index.flat import half_flat
@@ -24,7 +24,7 @@ CLIPS = 60
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(engine, "GPU_CLIPS", 50)
+    monkeypatch.setattr(live, "GPU_CLIPS", 50)
     monkeypatch.setattr(QueryEncoder, "encode", lambda *_: {"visual": axis(1), "speech": axis(1), "text": axis(1)})
     with writing(tmp_path / "library") as writer:
         install(writer)
@@ -57,7 +57,7 @@ def test_a_service_answers_by_the_devices_and_follows_generations(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr(engine, "gpu_devices", lambda size: sizes.append(size) or [half_flat] * 2)
+    monkeypatch.setattr(live, "gpu_devices", lambda size: sizes.append(size) or [half_flat] * 2)
     with SearchService(library) as plain, SearchService(library) as service:
         service.use_gpus()
         before = found(service)
@@ -79,11 +79,11 @@ def test_a_small_library_and_a_search_that_ends_open_no_device(library: Path, mo
     def refuse(_: int) -> None:
         raise AssertionError("a device was opened")
 
-    monkeypatch.setattr(engine, "gpu_devices", refuse)
+    monkeypatch.setattr(live, "gpu_devices", refuse)
     with SearchService(library) as service:
         found(service)
         assert copied(service).shards is None
-    monkeypatch.setattr(engine, "GPU_CLIPS", CLIPS + 1)
+    monkeypatch.setattr(live, "GPU_CLIPS", CLIPS + 1)
     with SearchService(library) as service:
         service.use_gpus()
         found(service)
@@ -96,7 +96,7 @@ def test_a_full_device_is_one_line_in_the_log(
     def full(_: int) -> None:
         raise RuntimeError("GPU 0 has 0.1 GB free, and it takes 2.0 GB")
 
-    monkeypatch.setattr(engine, "gpu_devices", full)
+    monkeypatch.setattr(live, "gpu_devices", full)
     with caplog.at_level(logging.WARNING), SearchService(library) as service:
         service.use_gpus()
         before = found(service)
@@ -117,19 +117,19 @@ def test_closing_does_not_wait_for_a_long_copy(library: Path, monkeypatch: pytes
         assert closing.wait(60)
         return half_flat(dim)
 
-    monkeypatch.setattr(engine, "gpu_devices", lambda _: [slow])
+    monkeypatch.setattr(live, "gpu_devices", lambda _: [slow])
     monkeypatch.setattr("vfindex.storage.index.reader.BLOCK", 5)
     service = SearchService(library)
     service.use_gpus()
     found(service)
     assert began.wait(60)
-    plain = engine._GpuCopies.close
+    plain = live._GpuCopies.close
 
     def close(self: Any) -> None:
         self._newest = None
         closing.set()
         plain(self)
 
-    monkeypatch.setattr(engine._GpuCopies, "close", close)
+    monkeypatch.setattr(live._GpuCopies, "close", close)
     service.close()
     assert len(blocks) == 1

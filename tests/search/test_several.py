@@ -14,90 +14,31 @@ from typing import Any
 
 import numpy as np
 import pytest
-from library_maker import DIM, SETUP, add_video, clip, prior
+from library_maker import SETUP, add_video, clip, prior
+from parted import ENCODED_AGAIN, FOOTAGE, NAMES, QUERIES, SEEN, answers, fake_vectors, moving, with_one_spec
 
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.like import Like
-from vfindex.search.results import Hits
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import LibraryDamaged, LibraryVersion, QueryError, UsageError
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.shared_spec import exported, use_own_spec, use_spec
-from vfindex.storage.records import Clip, ClipKey, FloatArray, Location, Segment
+from vfindex.storage.records import ClipKey, Location
 from vfindex.storage.writer import writing
 
 DATA = Path(__file__).parents[1] / "data"
-RANDOM = np.random.default_rng(3)
-NAMES = [f"v{number:02}" for number in range(24)]
-WORDS = ("heron", "lake", "boat")
-
-
-def unit(count: int) -> FloatArray:
-    rows = RANDOM.standard_normal((count, DIM)).astype(np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
-
-
-SEEN, SAID, ASKED = unit(len(NAMES) * 3 + 4), unit(len(NAMES) * 3 + 4), unit(20)
-# v21 is v04, encoded again.
-FOOTAGE, ENCODED_AGAIN = 4, 21
-SEEN[3 * ENCODED_AGAIN :][:3], SAID[3 * ENCODED_AGAIN :][:3] = SEEN[3 * FOOTAGE :][:3], SAID[3 * FOOTAGE :][:3]
-
-
-def moving(row: int) -> Clip:
-    """Return a clip of two different frames, whose mean is its vector."""
-    start_s, visual = 5.0 * (row % 3), SEEN[row]
-    aside = np.roll(visual, 1) - (np.roll(visual, 1) @ visual) * visual
-    frames = np.stack([visual + 0.3 * aside, visual - 0.3 * aside])
-    frames /= np.linalg.norm(frames, axis=1, keepdims=True)
-    return Clip(
-        start_s, start_s + 5, 0.0, {"visual": visual, "speech": SAID[row]}, frames, np.array([start_s, start_s + 4.5])
-    )
-
-
-def make(folder: Path, numbers: list[int]) -> Path:
-    """Return a library of some of the videos, of three clips each; every word is in some of them."""
-    with writing(folder) as writer:
-        writer.install(SETUP, {m: prior() for m in SETUP.models}, {})
-        for number in numbers:
-            clips = [moving(row) for row in range(3 * number, 3 * number + 3)]
-            words = " ".join(word for step, word in enumerate(WORDS, 2) if number % step == 0) or "nothing"
-            add_video(writer, NAMES[number], clips, [Segment(0, 5, words, "sidecar")])
-        writer.publish()
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Return a library of all videos and two of a part each, with one spec."""
-    base = tmp_path_factory.mktemp("several")
-    whole = make(base / "whole", list(range(24)))
-    first, second = make(base / "A", list(range(9))), make(base / "B", list(range(9, 24)))
-    (base / "spec.json").write_text(exported([first, second]).to_json())
-    for folder in (whole, first, second):
-        use_spec(folder, base / "spec.json")
+    whole, first, second = with_one_spec(tmp_path_factory.mktemp("several"), list(range(9)), list(range(9, 24)))
     return whole, first, second
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each query the vector of its last character's place in ASKED."""
-
-    def encode(_: Any, part: Any) -> dict[str, FloatArray]:
-        vector = ASKED[sum(map(ord, str(part.text))) % len(ASKED)]
-        return {m: vector for m in ("visual", "speech", "text")}
-
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
-
-
-QUERIES = (
-    *("a", "b", "heron", "lake boat", "heron lake", "a -b", '"boat"', "said:lake", "heron -boat", "2:a 0.5:b"),
-    *("a then b within 20s", "heron near b within 5s", "a in:v1*", "b longer:5s shorter:1m", '"lake" then a within 1m'),
-)
-
-
-def answers(hits: Hits) -> list[tuple[Any, ...]]:
-    """Return rank, clip, span and other places of each hit."""
-    return [(hit.rank, hit.key, hit.start_s, hit.end_s, {place.video for place in hit.also}) for hit in hits]
+    fake_vectors(monkeypatch)
 
 
 @pytest.mark.usefixtures("asked")

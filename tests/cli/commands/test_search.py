@@ -225,7 +225,8 @@ def test_no_match_exits_1(run: Any, library: Path) -> None:
     ran = run("search", "in:nowhere x", "--library", library, "--json")
     assert (ran.code, ran.err) == (1, "")
     assert json.loads(ran.out) | {"hints": []} == {
-        "query": "in:nowhere x", "images": [], "like": [], "match": False, "confident": False, "hints": [], "hits": [],
+        "query": "in:nowhere x", "images": [], "like": [], "match": False, "confident": False, "hints": [],
+        "missing": [], "hits": [],
     }  # fmt: skip
     assert json.loads(run("search", "x", "--library", library, "--json").out)["match"] is True
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import certificate
 
 from vfindex.cli.tokens import kept_tokens, tokens_from_environment
 from vfindex.storage.errors import UsageError
@@ -90,8 +91,7 @@ def test_a_server_asks_for_the_token_of_the_environment(library: Path) -> None:
 
 
 def test_https(library: Path, tmp_path: Path) -> None:
-    x509 = pytest.importorskip("cryptography.x509", reason="cryptography makes the certificate")
-    cert, key = certificate(x509, tmp_path)
+    cert, key = certificate(tmp_path)
     with serving(library, "--cert", str(cert), "--key", str(key)) as (_, page, _lines):
         port = int(page.removeprefix("https://127.0.0.1:").removesuffix("/"))
         context = ssl.create_default_context(cafile=str(cert))
@@ -99,26 +99,6 @@ def test_https(library: Path, tmp_path: Path) -> None:
         connection = HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_S, context=context)
         connection.request("GET", "/")
         assert connection.getresponse().status == 200
-
-
-def certificate(x509: Any, folder: Path) -> tuple[Path, Path]:
-    """Return a certificate of this machine and its key, as files."""
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(1).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    paths[1].write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
-    return paths
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from vfindex.search.calibration.labels import (
     Label,
     Labeller,
     ModalityCalibration,
+    open_weights,
 )
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Part
@@ -222,8 +223,8 @@ def test_the_label_of_a_hit(
     text: str, weights: dict[str, float], scores: dict[ModalityName, float | None], label: Label | None
 ) -> None:
     stored = Calibration(9, {"visual": MUTE, "speech": TELLS}).to_json()
-    assert Labeller.of([stored], parse(text), spec(**weights)).label(scores) == label
-    assert Labeller.of([None], parse(text), spec(**weights)).label(scores) is None
+    assert Labeller.of([stored], parse(text), open_weights(spec(**weights))).label(scores) == label
+    assert Labeller.of([None], parse(text), open_weights(spec(**weights))).label(scores) is None
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_a_label_holds_in_every_library(
 ) -> None:
     each = [TELLS, *others][::order]
     stored = [None if of is None else Calibration(9, {"speech": of}).to_json() for of in each]
-    labeller = Labeller.of(stored, parse("said:dog"), spec(speech=1))
+    labeller = Labeller.of(stored, parse("said:dog"), open_weights(spec(speech=1)))
     assert labeller.label({"speech": 3.5}) == label
     assert (labeller.share({"speech": 3.5}) is None) == (label is None)
 

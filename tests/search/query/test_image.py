@@ -20,7 +20,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.query.image import Pictures, read_picture
 from vfindex.search.query.like import Like
 from vfindex.search.rank.delta import View
-from vfindex.search.rank.query_vectors import QueryVectors, add_images
+from vfindex.search.rank.query_vectors import QueryVectors, add_images, sample_images
 from vfindex.storage.encoders.picture import BACKDROP, MAX_PIXELS
 from vfindex.storage.errors import ModelError, QueryError, UsageError
 from vfindex.storage.joint.vector import JointSpec, ModalitySpec
@@ -197,8 +197,9 @@ def test_a_picture_is_not_centred(tmp_path: Path) -> None:
     part = ModalitySpec(mean=leaning(0, 1, 0.3), query_mean=leaning(0, 2, 0.3), scale=2.0, weight=1.0)
     with Library.open(tmp_path).snapshot() as snapshot:
         view = View(snapshot, JointSpec({"visual": part}), SETUP, None, 0)
-        alone = add_images(QueryVectors({}, {"visual": 0.0}), [axis(3)], view)
-        both = add_images(QueryVectors({"visual": axis(4)}, {"visual": 1.0}), [axis(3)], view)
+        spreads = sample_images(view, [axis(3)], alone=True).spreads()
+        alone = add_images(QueryVectors({}, {"visual": 0.0}), [axis(3)], spreads, view.spec)
+        both = add_images(QueryVectors({"visual": axis(4)}, {"visual": 1.0}), [axis(3)], spreads, view.spec)
     asked, seen = alone.vectors["visual"] - part.query_mean, axis(3)
     assert float(asked @ seen) == pytest.approx(float(np.linalg.norm(asked) * np.linalg.norm(seen)))
     assert both.vectors["visual"] - alone.vectors["visual"] == pytest.approx(axis(4) - part.query_mean)

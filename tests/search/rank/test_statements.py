@@ -154,13 +154,13 @@ def test_the_depth_of_pairs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(retrieve_module, "MIN_CANDIDATES", 1)
     monkeypatch.setattr(retrieve_module, "CANDIDATES_PER_HIT", 1)
     monkeypatch.setattr(retrieve_module, "MAX_CANDIDATES", 5)
-    depths, top_of = [], retrieve_module.top_of
+    depths, top_of = [], retrieve_module.first_of
 
     def watched(libraries: Any, depth: int) -> Any:
         depths.append(depth)
         return top_of(libraries, depth)
 
-    monkeypatch.setattr(retrieve_module, "top_of", watched)
+    monkeypatch.setattr(retrieve_module, "first_of", watched)
     engine = SearchEngine.open(folder)
     assert engine.search("1 then 2 within 9s", top_k=4) == engine.search("1 then 2 within 9s", top_k=4)
     assert depths and max(depths) == 5
