@@ -188,9 +188,10 @@ class Publisher:
                     found += new
                 for path, _ in batch:
                     path.unlink(missing_ok=True)
-            if record.is_low and found:
+            missed = record.low_answers(found)
+            if missed:
                 say("it finds too little, so its search parameters are raised")
-                self._list_again(generation, [self._raised(each, found, left_s) for each in index.segments])
+                self._list_again(generation, [self._raised(each, missed, left_s) for each in index.segments])
                 self._catalog.put(META_KEY, LiveRecall(raised=today.isoformat()).to_json())
 
     def _raised(self, part: IndexSegment, found: Sequence[Answer], left_s: LeftS) -> IndexSegment:

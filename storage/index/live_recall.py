@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from typing import Self
 
@@ -112,7 +112,7 @@ class LiveRecall:
         """Return the record with the questions of a day."""
         found: dict[tuple[str, bool], list[float]] = {}
         for each in answers:
-            found.setdefault((each.weighting, each.question.among is not None), []).append(each.recall)
+            found.setdefault(each.group, []).append(each.recall)
         new = [Tally(day.isoformat(), *group, len(each), round(sum(each), 4)) for group, each in found.items()]
         return replace(self.since(day), tallies=(*self.since(day).tallies, *new))
 
@@ -131,6 +131,11 @@ class LiveRecall:
         every = Measured.of(self.tallies)
         return (every is not None and every.is_low) or any(each.is_low for each in self.by_weighting().values())
 
+    def low_answers(self, found: Sequence[Answer]) -> list[Answer]:
+        """Return those at weightings whose recall is too low; all if only the recall of all together is."""
+        low = {group for group, each in self.by_weighting().items() if each.is_low}
+        return [each for each in found if self.is_low and (not low or each.group in low)]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
@@ -139,7 +144,12 @@ class Answer:
     question: AskedQuestion
     recall: float
     weighting: str
-    corner: int | None = field(repr=False)
+    corner: int | None
+
+    @property
+    def group(self) -> tuple[str, bool]:
+        """The weighting, and whether filters chose clips."""
+        return self.weighting, self.question.among is not None
 
 
 def answers(

@@ -129,6 +129,7 @@ def test_an_index_that_scores_all_vectors_finds_all(writer: Writer) -> None:
 
 def test_too_small_parameters_are_seen_and_raised(writer: Writer) -> None:
     worsen(writer, 1 + spec_order(writer).index("speech"))
+    ask(writer, 40)
     ask(writer, 40, speech_alone=True)
     said: list[str] = []
     recalls: list[float] = []
@@ -142,7 +143,7 @@ def test_too_small_parameters_are_seen_and_raised(writer: Writer) -> None:
     writer.catalog.put = noting  # type: ignore[method-assign]
     before = current(writer)
     writer.measure_recall(lambda: None, said.append)
-    assert recalls[-1] < 0.9
+    assert recalls[-1] < 0.95
     assert said[-1] == "it finds too little, so its search parameters are raised"
     assert record(writer) == LiveRecall(raised=datetime.now(UTC).date().isoformat())
 
