@@ -71,7 +71,7 @@ def command(
         ),
     ] = None,
     combine: Annotated[
-        Combination, typer.Option(metavar="HOW", help="Fuse scores (convex) or ranks (rrf) of the modalities.")
+        Combination, typer.Option(metavar="HOW", help="Fuse scores: convex; ranks: rrf.")
     ] = "convex",
     min_confidence: Annotated[
         Label | None,
