@@ -210,7 +210,8 @@ def library(documents: int) -> sqlite3.Connection:
     connection.executescript(
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT); INSERT INTO meta VALUES ('fold', '1');"
         "CREATE TABLE video (id INTEGER PRIMARY KEY, state TEXT);"
-        "CREATE TABLE segment (id INTEGER PRIMARY KEY, start_s REAL, end_s REAL, source TEXT);"
+        "CREATE TABLE segment (id INTEGER PRIMARY KEY, start_s REAL, end_s REAL, source TEXT, box TEXT, word_times TEXT,"
+        " speakers TEXT);"
         "CREATE TABLE document (id INTEGER PRIMARY KEY, video_id INTEGER, segment_id INTEGER, kind TEXT, text TEXT);"
         "CREATE INDEX document_by_video ON document (video_id);"
         f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\");"
@@ -222,7 +223,7 @@ def library(documents: int) -> sqlite3.Connection:
         chosen = [f"w{n}" for n in WORD_FREQUENCIES if id_ == documents or draw.random() < 1 / n]
         chosen += ["left", "right"] if id_ == documents else ["right" if id_ % 2 else "left"]
         line = " ".join(chosen + draw.choices(["some", "more", "words", "of", "speech"], k=draw.randint(4, 14)))
-        connection.execute("INSERT INTO segment VALUES (?, 0.0, 1.0, 'asr')", (id_,))
+        connection.execute("INSERT INTO segment (id, start_s, end_s, source) VALUES (?, 0.0, 1.0, 'asr')", (id_,))
         connection.execute(
             "INSERT INTO document VALUES (?, ?, ?, 'speech', ?)", (id_, (id_ - 1) // DOCUMENTS_PER_VIDEO, id_, line)
         )
