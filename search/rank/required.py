@@ -70,7 +70,7 @@ class _Lookup:
         for number in order:
             self._look(number)
         for number in order:
-            if number in self.cut and self._narrows:
+            if number in self.cut and self._narrows and not are_many(self._among):
                 self._look(number)
         if len(keywords) > 1 and self.cut:
             self._add_those_with_all()
@@ -119,11 +119,11 @@ def _placed(snapshot: Snapshot, keyword: Keyword, videos: Collection[int] | None
     ids = words.lists.visible(found.ids) if len(found.ids) > MAX_LISTED else found.ids
     first = _few(ids)
     placed, is_whole = words.lists.searchable(first, videos, kinds), found.is_whole and len(first) == len(ids)
-    if not is_whole and len(placed[0]) < MAX_VERIFIED:
-        if are_many(videos):
-            found = words.holders(keyword.text, newest_of(videos))
-            ids = words.lists.visible(found.ids)
-        ids = ids if keyword.modalities == word_modalities() else words.lists.of_kinds(ids, kinds)
+    if not is_whole and len(placed[0]) < MAX_VERIFIED and are_many(videos):
+        ids = words.lists.visible(words.holders(keyword.text, newest_of(videos)).ids)
+        placed = words.lists.searchable(_few(ids), videos, kinds)
+    if not is_whole and len(placed[0]) < MAX_VERIFIED and keyword.modalities != word_modalities():
+        ids = words.lists.of_kinds(ids, kinds)
         first = _few(ids)
         placed = words.lists.searchable(first, videos, kinds)
         is_whole = found.is_whole and not are_many(videos) and len(first) == len(ids)
