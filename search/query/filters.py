@@ -198,12 +198,14 @@ def _named(snapshot: Snapshot, names: Sequence[str]) -> dict[str, frozenset[int]
     Whole words are compared, as in a phrase. Names are few; they are read once a commit.
     """
     stored = _speakers(snapshot)
-    wanted = [" ".join(words) for words in map(plain_words, names)]
-    return {
-        speakers: videos
-        for speakers, videos in stored.items()
-        if any(f" {name} " in f" {' '.join(plain_words(one))} " for one in speakers.splitlines() for name in wanted)
-    }
+    spelt = snapshot.remembered("spelling of speakers", lambda: {speakers: _spelling(speakers) for speakers in stored})
+    wanted = [f" {' '.join(plain_words(name))} " for name in names]
+    return {speakers: stored[speakers] for speakers, words in spelt.items() if any(name in words for name in wanted)}
+
+
+def _spelling(speakers: str) -> str:
+    """Return the words of each name, a space around each, and a line for each name."""
+    return "\n".join(f" {' '.join(plain_words(one))} " for one in speakers.splitlines())
 
 
 def _speakers(snapshot: Snapshot) -> Mapping[str, frozenset[int]]:

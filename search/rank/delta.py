@@ -58,7 +58,8 @@ class Delta:
         if self.joint is None:
             return [id_ for id_, _ in exact_scan(self.snapshot, self.spec, query, ids)]
         scores = self.joint[chosen] @ query
-        return [int(id_) for id_ in ids[np.lexsort((ids, -scores))]]
+        nearest: list[int] = ids[np.lexsort((ids, -scores))].tolist()
+        return nearest
 
 
 @dataclass(slots=True)

@@ -217,10 +217,22 @@ def clip_counts(rows: Rows, video_ids: Collection[int]) -> dict[int, dict[str, i
     return counts
 
 
+# From one language, track and video to the next, by the index. A library of an earlier vfindex has none.
+_LANGUAGES = (
+    "WITH RECURSIVE known(language, track, video_id) AS (SELECT '', '', -1 UNION ALL"
+    " SELECT s.language, s.track, s.video_id FROM known k CROSS JOIN segment s ON s.id = (SELECT n.id FROM segment n"
+    " WHERE (n.language, n.track, n.video_id) >= (k.language, k.track, k.video_id + 1)"
+    " ORDER BY n.language, n.track, n.video_id LIMIT 1)) SELECT DISTINCT lower(language), video_id FROM known"
+)
+_LANGUAGES_UNINDEXED = "SELECT DISTINCT lower(language), video_id FROM segment"
+
+
 def videos_by_language(rows: Rows) -> dict[str, frozenset[int]]:
     """Return language, in lower case -> the videos with a transcript in it."""
-    query = "SELECT DISTINCT lower(language), video_id FROM segment WHERE track IN (SELECT value FROM json_each(?))"
-    return _grouped(rows(query, (json.dumps(spoken_modalities()),)))
+    [(indexed,)] = rows("SELECT count(*) FROM main.sqlite_master WHERE name = 'segment_by_language'", ())
+    query = _LANGUAGES if indexed else _LANGUAGES_UNINDEXED
+    spoken = " WHERE track IN (SELECT value FROM json_each(?))"
+    return _grouped(rows(query + spoken, (json.dumps(spoken_modalities()),)))
 
 
 def videos_by_speakers(rows: Rows) -> dict[str, frozenset[int]]:

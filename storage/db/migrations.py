@@ -123,6 +123,8 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
     ),
     # A generation's file may be a list of segments, which earlier readers take for a damaged index, and scan all clips.
     "list_index_segments": (),
+    # Filters by language read all segments without it.
+    "index_languages": ("CREATE INDEX IF NOT EXISTS segment_by_language ON segment (language, track, video_id)",),
 }
 # Of a new library, too.
 TRIGGERS = tuple(each for each in MIGRATIONS["record_index_changes"] if each.startswith("CREATE TRIGGER"))

@@ -291,6 +291,8 @@ segment = Table(
     Index("segment_by_video", "video_id", "start_s"),
     Index("segment_by_unit", "unit_id"),
     Index("segment_by_speakers", "speakers", "video_id", sqlite_where=text("speakers IS NOT NULL")),
+    # The language first: for conditions on tracks alone, SQLite would prefer it to `segment_by_video`.
+    Index("segment_by_language", "language", "track", "video_id"),
 )
 
 # The words of full text search: a segment (kind: its track), a title or tags of a video (kind title, tag).

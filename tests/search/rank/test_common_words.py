@@ -11,7 +11,9 @@ from asking import axis_of_digit, fake_query_vectors
 from library_maker import add_video, axis, clip, install, video
 
 from vfindex.search.engine import SearchEngine
+from vfindex.search.query.parser import parse
 from vfindex.search.rank import required as required_module
+from vfindex.search.rank.lexical import match_keywords
 from vfindex.storage.library import Library
 from vfindex.storage.records import Document, Segment, UnitPlan, UnitResult
 from vfindex.storage.text import document_lists as lists_module
@@ -121,6 +123,23 @@ def test_required_keywords_are_found_in_a_few_videos(folder: Path) -> None:
     for name in ("v01", "v20", f"v{VIDEOS - 1}"):
         assert found(folder, f"1 said:common in:{name}") == {int(name[1:])}
         assert found(folder, f"common said:even said:common in:{name}") == {int(name[1:])}
+
+
+def test_a_hint_says_that_documents_were_left_out(folder: Path) -> None:
+    engine = SearchEngine.open(folder)
+    assert [(hint.kind, "common" in hint.text) for hint in engine.search("1 said:common").hints] == [("common", True)]
+    assert not engine.search("1 said:zebra").hints and not engine.search("1 said:common said:zebra").hints
+    assert not engine.search("common").hints and not engine.search("1 -common").hints
+
+
+def test_the_share_of_a_required_word_is_that_of_all_its_documents(folder: Path) -> None:
+    [moment] = parse("zebra said:common").moments
+    with Library.open(folder).snapshot() as snapshot:
+        matches = match_keywords(snapshot, moment.keywords())
+        total, counts = snapshot.words.document_frequencies(["zebra", "common"])
+    rare, common = (math.log1p((total - n + 0.5) / (n + 0.5)) for n in counts)
+    assert counts[1] > VIDEOS * LINES and all(len(each.documents) == 10 for each in matches.required.values())
+    assert list(matches.shares.values()) == pytest.approx([rare / (rare + common), common / (rare + common)])
 
 
 def test_an_excluded_common_word_drops_every_clip_with_it(folder: Path) -> None:

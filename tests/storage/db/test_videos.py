@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
-from vfindex.storage.records import UnitPlan
+from vfindex.storage.records import Segment, UnitPlan
 from vfindex.storage.writer import Writer, writing
 
 
@@ -55,3 +55,22 @@ def test_a_failed_file_is_added_by_the_run_that_could_index_it(writer: Writer) -
 def test_a_video_of_another_model_version_keeps_its_run(writer: Writer) -> None:
     writer.catalog.begin_video(video("copied"), [UnitPlan(0)], recognised=True, added_run=1)
     assert runs_of(writer.folder)[0][2] == ("copied", 1)
+
+
+def test_languages_are_those_of_the_segments_that_are_said(tmp_path: Path) -> None:
+    """With the index, and in a library of an earlier vfindex, which has none."""
+    said = {"a": ["en", "de", "en"], "b": ["EN", ""], "c": ["", ""], "d": ["zh-Hant", "de"], "e": []}
+    with writing(tmp_path) as writer:
+        install(writer)
+        ids = {}
+        for name, languages in said.items():
+            lines = [Segment(n, n + 1, "words", "sidecar", language) for n, language in enumerate(languages)]
+            lines.append(Segment(0, 1, "EXIT", "frames", "fi", 0.9, track="screen"))
+            ids[name] = add_video(writer, name, [clip(visual=axis(0))], lines)
+        expected = {"en": {"a", "b"}, "de": {"a", "d"}, "": {"b", "c"}, "zh-hant": {"d"}}
+        for statement in ("SELECT 1", "DROP INDEX segment_by_language"):
+            with writer.catalog.transaction() as connection:
+                connection.exec_driver_sql(statement)
+            with Library.open(tmp_path).snapshot() as snapshot:
+                found = snapshot.videos_by_language()
+            assert found == {language: {ids[name] for name in names} for language, names in expected.items()}
