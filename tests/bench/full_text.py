@@ -210,8 +210,8 @@ def library(documents: int) -> sqlite3.Connection:
     connection.executescript(
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT); INSERT INTO meta VALUES ('fold', '1');"
         "CREATE TABLE video (id INTEGER PRIMARY KEY, state TEXT);"
-        "CREATE TABLE segment (id INTEGER PRIMARY KEY, start_s REAL, end_s REAL, source TEXT, box TEXT, word_times TEXT,"
-        " speakers TEXT);"
+        "CREATE TABLE segment (id INTEGER PRIMARY KEY, start_s REAL, end_s REAL, source TEXT, box TEXT,"
+        " word_times TEXT, speakers TEXT);"
         "CREATE TABLE document (id INTEGER PRIMARY KEY, video_id INTEGER, segment_id INTEGER, kind TEXT, text TEXT);"
         "CREATE INDEX document_by_video ON document (video_id);"
         f"CREATE VIRTUAL TABLE document_fts USING fts5(text, content='', tokenize=\"{INDEX_TOKENIZER}\");"
