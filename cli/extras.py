@@ -37,6 +37,7 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
         "ray": Extra("indexing on several GPUs or machines", ("ray",)),
         "ocr": Extra("reading text on the screen", ("rapidocr",)),
         "serve": Extra("serving the search page", ("jinja2", "python_multipart", "starlette", "uvicorn")),
+        "qdrant": Extra("keeping the search index in Qdrant", ("qdrant_client",)),
         "mcp": Extra("offering tools to agents", ("mcp",)),
         "lite": Extra(
             "the weights of the lite presets",

@@ -33,6 +33,8 @@ from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities, usual_modalities
+from vfindex.storage.qdrant.collection import BUILT_IN, QDRANT
+from vfindex.storage.qdrant.index import OpenIndex
 from vfindex.storage.records import SEARCHABLE, ClipKey
 from vfindex.storage.user.questions import keeps_questions, kept_count
 
@@ -139,7 +141,7 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
     counts, searchable = snapshot.counts(), snapshot.searchable_counts()
     meta, generation, videos = LibraryMeta(snapshot), snapshot.generation(), snapshot.videos()
     last, setup, form = last_run(snapshot), meta.setup, meta.fusion.form
-    index, problem = _index(library, generation)
+    index, problem = _index(library, snapshot, generation)
     return Status(
         library=folder,
         preset=setup.preset if setup else None,
@@ -188,10 +190,14 @@ def _problems(videos: Sequence[StoredVideo], snapshot: Snapshot) -> tuple[FilePr
     )
 
 
-def _index(library: Library, generation: Generation | None) -> tuple[JointIndex | None, str | None]:
+def _index(library: Library, snapshot: Snapshot, generation: Generation | None) -> tuple[OpenIndex | None, str | None]:
     """Return the joint index, None before the first is published; and why searches cannot use it, None if they do."""
     try:
-        return None if generation is None else library.open_index(generation), None
+        if generation is None:
+            return None, None
+        opened = library.open_index(generation)
+        opened.within(snapshot, generation.spec)
+        return opened, None
     except IndexUnusable as exc:
         return None, str(exc)
 
@@ -206,15 +212,20 @@ def _calibration(stored: str | None) -> dict[ModalityName, ModalityConfidence] |
     }
 
 
-def _index_info(library: Library, snapshot: Snapshot, index: JointIndex) -> IndexInfo:
+def _index_info(library: Library, snapshot: Snapshot, index: OpenIndex) -> IndexInfo:
     """Return what the index in use consists of. snapshot: of the state that has it."""
-    generation, merges = snapshot.generation(), due_merges(index.segments)
+    generation = snapshot.generation()
     files = [] if generation is None else library.index_files(generation.stored)
+    size_bytes = sum(file.size_bytes for file in files)
+    if not isinstance(index, JointIndex):
+        return IndexInfo(f"{QDRANT}{index.facts.url}", (), len(index), 0, size_bytes, 0, 0, None)
+    merges = due_merges(index.segments)
     return IndexInfo(
+        place=BUILT_IN,
         segments=tuple(map(_segment, index.segments)),
         clips=len(index),
         deleted=sum(len(each.dead) for each in index.segments),
-        bytes=sum(file.size_bytes for file in files),
+        bytes=size_bytes,
         pending_merges=len(merges),
         pending_clips=sum(map(len, merges[0])) if merges else 0,
         recall=None if index.is_exact else _recall(library, snapshot),

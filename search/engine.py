@@ -10,6 +10,7 @@ for hit in engine.search("dog running in park"):
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ from vfindex.search.rank.query_vectors import sample_images
 from vfindex.search.rank.source import Statistics, local_sources, total
 from vfindex.search.results import Hits, Missing
 from vfindex.storage.errors import (
+    IndexUnusable,
     LibraryChanged,
     LibraryError,
     LibraryUnreachable,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:  # a search on this machine opens no connection; its start cou
     from vfindex.search.remote.member import RemoteLibrary, RemoteMember
 
 
+logger = logging.getLogger(__name__)
 # How often a question is put to a library on another machine that changes while it is asked.
 MOST_TRIES = 3
 
@@ -123,12 +126,16 @@ def answer(engines: Sequence[LiveLibrary], request: Request, remotes: Sequence[R
     for engine in engines:
         with engine.named_among(engines):
             libraries.append(engine.searcher().library)
-    try:
-        return _answer(engines, request, until_s, remotes)
-    except (LibraryError, ModelError) as exc:
-        if not isinstance(exc, LibraryChanged) and all(library.is_in_use() for library in libraries):
-            raise
-    return _answer(engines, request, until_s, remotes)  # changed, or upgraded, meanwhile
+    for _ in engines:
+        try:
+            return _answer(engines, request, until_s, remotes)
+        except IndexUnusable as exc:  # Qdrant has failed since the search began, which the next try knows
+            logger.info("%s", exc)
+        except (LibraryError, ModelError) as exc:
+            if not isinstance(exc, LibraryChanged) and all(library.is_in_use() for library in libraries):
+                raise
+            break
+    return _answer(engines, request, until_s, remotes)  # changed, upgraded, or without its index meanwhile
 
 
 def _answer(

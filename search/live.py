@@ -20,12 +20,13 @@ from vfindex.search.rank.delta import View
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, LibraryError, QueryError, UsageError
 from vfindex.storage.index.flat import gpu_devices
-from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.reader import JointIndex, VectorIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, again_if_changed, closed, estimated_spec, reading_spec, refuse_torn
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
+from vfindex.storage.qdrant.index import OpenIndex, without_index
 from vfindex.storage.records import Setup
 from vfindex.storage.user.questions import QuestionKeeper
 
@@ -48,7 +49,7 @@ class Searcher:
     pictures: Pictures
     questions: QuestionKeeper | None = None
     generation: str = ""
-    index: JointIndex | None = None
+    index: OpenIndex | None = None
 
 
 class _GpuCopies:
@@ -205,6 +206,8 @@ class LiveLibrary:
             # more. If the index is still unusable, all clips are scanned.
             snapshot = opened.enter_context(searcher.library.snapshot(until_s))
             view, problem = self._view(searcher, snapshot, request, query)
+        if problem:
+            problem = without_index(problem, snapshot.generation())
         if problem and problem != self._logged_problem:
             logger.warning("%s", problem)
             self._logged_problem = problem
@@ -221,13 +224,22 @@ class LiveLibrary:
         only_named = _only_named(spec, query, request)
         spec = spec.with_weights({m: spec.alone_weight(m) for m in only_named})
         spec = spec.with_weights({m: float(weight) for m, weight in request.weights.items()})
-        opened = None if generation is None or request.exact else self._index(searcher, snapshot, generation)
-        index, problem = (None, str(opened)) if isinstance(opened, IndexUnusable) else (opened, "")
+        index: VectorIndex | None = None
+        problem = ""
+        if generation is not None and not request.exact:
+            opened = self._index(searcher, snapshot, generation)
+            try:
+                if isinstance(opened, IndexUnusable):
+                    raise opened
+                index = opened.within(snapshot, generation.spec)
+            except IndexUnusable as exc:
+                problem = str(exc)
         watermark = 0 if generation is None else generation.watermark
         present = {m: part.weight for m, part in spec.parts.items() if part.weight > 0}
         ranks = present if request.combine == "rrf" else None
         read = View(snapshot, spec, searcher.setup, index, watermark, ranks)
-        return replace(read, only_named=only_named, questions=searcher.questions), problem
+        keeper = searcher.questions if isinstance(index, JointIndex) else None
+        return replace(read, only_named=only_named, questions=keeper), problem
 
     def _spec(self, snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
         fusion = self._fusion
@@ -235,7 +247,7 @@ class LiveLibrary:
             return reading_spec(snapshot)
         return snapshot.remembered(("estimated spec of", id(self)), lambda: estimated_spec(snapshot, fusion)), None
 
-    def _index(self, searcher: Searcher, snapshot: Snapshot, generation: Generation) -> JointIndex | IndexUnusable:
+    def _index(self, searcher: Searcher, snapshot: Snapshot, generation: Generation) -> OpenIndex | IndexUnusable:
         """Return the index of a generation, opened once for all threads; why it cannot be used, until a commit."""
         now = self._searcher
         for each in (searcher, *([now] if now is not None and now.library is searcher.library else [])):
@@ -244,11 +256,11 @@ class LiveLibrary:
         opened = snapshot.remembered(
             ("index", generation.id), lambda: _opened_index(searcher.library, generation, searcher.index)
         )
-        if isinstance(opened, JointIndex):
+        if not isinstance(opened, IndexUnusable):
             with self._lock:
                 if self._searcher is not None and self._searcher.library is searcher.library:
                     self._searcher = replace(self._searcher, generation=generation.sha256, index=opened)
-                    if self._gpus is not None:
+                    if self._gpus is not None and isinstance(opened, JointIndex):
                         self._gpus.follow(opened)
         return opened
 
@@ -264,7 +276,7 @@ def library_path(folder: object) -> Path:
         return Path(text)
 
 
-def _opened_index(library: Library, generation: Generation, known: JointIndex | None) -> JointIndex | IndexUnusable:
+def _opened_index(library: Library, generation: Generation, known: OpenIndex | None) -> OpenIndex | IndexUnusable:
     try:
         return library.open_index(generation, known=known)
     except IndexUnusable as exc:

@@ -118,11 +118,13 @@ class RecallInfo(Record):
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo(Record):
-    """The joint index in use. bytes: of all its files. pending_merges, pending_clips: that runs with time will make.
+    """The joint index in use. place: `built-in` or `qdrant:URL`. bytes: of all its files here.
 
-    recall: None where all vectors are scored.
+    pending_merges, pending_clips: that runs with time will make. recall: None where all vectors are scored, and in
+    Qdrant, where it is not measured.
     """
 
+    place: str
     segments: tuple[IndexSegmentInfo, ...]
     clips: int
     deleted: int

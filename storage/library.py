@@ -23,11 +23,12 @@ from vfindex.storage.errors import (
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, unreadable
 from vfindex.storage.index.model_versions import in_use
-from vfindex.storage.index.reader import JointIndex, files_of
+from vfindex.storage.index.reader import files_of
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import Comparable, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.qdrant.index import OpenIndex, open_index
 from vfindex.storage.records import QueryModel, StoredFile
 from vfindex.storage.settings_backup import INODE, read_backup
 from vfindex.storage.text.corrected import NO_CORRECTIONS
@@ -126,7 +127,7 @@ class Library:
         path = self.thumbs / name[:2] / name
         return path if os.path.isfile(path) else None  # one in a folder that cannot be entered counts as missing
 
-    def load_index(self, generation: Generation, *, thorough: bool = False) -> JointIndex | None:
+    def load_index(self, generation: Generation, *, thorough: bool = False) -> OpenIndex | None:
         """Return the joint index of a generation, None if its files cannot be used; `open_index` says why."""
         try:
             return self.open_index(generation, thorough=thorough)
@@ -134,18 +135,18 @@ class Library:
             return None
 
     def open_index(
-        self, generation: Generation, *, thorough: bool = False, known: JointIndex | None = None
-    ) -> JointIndex:
+        self, generation: Generation, *, thorough: bool = False, known: OpenIndex | None = None
+    ) -> OpenIndex:
         """Return the joint index of a generation. Raises IndexUnusable if a file is gone, damaged or unreadable.
 
         thorough: check all of the files, else what `JointIndex.load` says. known: an open index of an earlier
-        generation, whose segments are used again.
+        generation, whose segments are used again. One in Qdrant is not asked yet: `within` does that.
         """
         path = self.index / generation.file
         try:
             if path.parent != self.index or generation.file in ("", ".", ".."):
                 raise IndexUnusable(f"the library names a joint index outside itself ({generation.file!r}){_SCANS}")
-            return JointIndex.load(self.index, generation.stored, thorough=thorough, known=known)
+            return open_index(self.index, generation.stored, thorough=thorough, known=known)
         except FileNotFoundError as exc:
             raise IndexUnusable(f"the joint index {exc.filename or path} is missing{_SCANS}") from exc
         except LibraryDamaged as exc:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from vfindex.storage.records import FloatArray, QueryModel, Setup
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS = "setup", "priors", "fusion", "query_models"
 _SHARED_SPEC = "shared_spec"
+# The Qdrant server that holds the joint index; the id of the library in the names of its collections; and those of its
+# collections that may exist, as JSON of [URL, name]; see `collections`.
+_SERVER, _LIBRARY_ID, _COLLECTIONS = "index_server", "library_id", "collections"
 # What parsing JSON of another shape raises.
 _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -103,6 +107,24 @@ class LibraryMeta:
             ) from exc
 
     @property
+    def index_server(self) -> str:
+        """The URL of the Qdrant server that holds the joint index; "" for an index of the library's own."""
+        return self.source.get(_SERVER) or ""
+
+    @property
+    def library_id(self) -> str:
+        """What names the library's collections in Qdrant; "" before the first."""
+        return self.source.get(_LIBRARY_ID) or ""
+
+    @property
+    def collections(self) -> tuple[tuple[str, str], ...]:
+        """The library's own collections in Qdrant, (URL, name)."""
+        try:
+            return tuple((str(url), str(name)) for url, name in json.loads(self.source.get(_COLLECTIONS) or "[]"))
+        except _NOT_AS_WRITTEN as exc:
+            raise LibraryDamaged("the library's list of collections is damaged; run: vfindex verify") from exc
+
+    @property
     def left_out(self) -> frozenset[ModalityName]:
         """The modalities that runs leave out of new videos; by default none."""
         return frozenset(name for name, switch in switches().items() if self.source.get(switch.option) == "0")
@@ -132,6 +154,30 @@ def put_fusion(connection: Connection, fusion: Fusion) -> None:
 def put_shared_spec(connection: Connection, shared: SharedSpec | None) -> None:
     """Store the shared spec inside the caller's transaction; None: generations estimate their own."""
     put(connection, _SHARED_SPEC, shared.to_json() if shared else "")
+
+
+def put_index_server(connection: Connection, url: str) -> None:
+    """Store where the joint index is inside the caller's transaction; see `LibraryMeta.index_server`."""
+    put(connection, _SERVER, url)
+
+
+def put_library_id(catalog: Catalog) -> str:
+    """Give the library an id, and return it."""
+    id_ = secrets.token_hex(8)
+    catalog.put(_LIBRARY_ID, id_)
+    return id_
+
+
+def put_collections(connection: Connection, collections: Iterable[tuple[str, str]]) -> None:
+    """Store the library's collections inside the caller's transaction."""
+    put(connection, _COLLECTIONS, json.dumps(list(dict.fromkeys(collections))))
+
+
+def become_another(catalog: Catalog) -> None:
+    """Make a copied library another one, whose publications leave the collections of the first alone."""
+    with catalog.transaction() as connection:
+        put(connection, _LIBRARY_ID, "")
+        put_collections(connection, ())
 
 
 def put_switch(catalog: Catalog, modality: ModalityName, is_on: bool) -> None:

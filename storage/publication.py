@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, insert, select
 
+from vfindex.storage.collections import Collections
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog, now
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.db.scrubbing import SCRUB
-from vfindex.storage.errors import LibraryDamaged, LibraryError, NotPublished, counted
+from vfindex.storage.errors import IndexUnusable, LibraryDamaged, LibraryError, NotPublished, counted
 from vfindex.storage.files.writes import on_disk
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.index import segment
@@ -31,13 +32,15 @@ from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.gate import View, refusal
 from vfindex.storage.index.live_recall import META_KEY, TOGETHER, Answer, LiveRecall, answers, raised
 from vfindex.storage.index.merging import due_merges, expected_s
-from vfindex.storage.index.reader import LIST_SUFFIX, JointIndex, write_list
+from vfindex.storage.index.reader import LIST_SUFFIX, JointIndex, VectorIndex, write_list
 from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import SharedSpec, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta, put_fusion, put_shared_spec
+from vfindex.storage.meta import LibraryMeta, put_fusion, put_index_server, put_shared_spec
+from vfindex.storage.qdrant.draft import QdrantDraft
+from vfindex.storage.qdrant.index import OpenIndex, QdrantGeneration, Source, open_index
 from vfindex.storage.records import StoredFile
 from vfindex.storage.settings_backup import write_backup
 from vfindex.storage.user.questions import kept_count, kept_questions
@@ -52,19 +55,25 @@ KEPT_GENERATIONS = 2
 # scores of unrelated ones.
 MOST_DRIFT = 0.1
 # The published generation and its index, None where that cannot be used; None before the first is published.
-_Before = tuple[Generation, JointIndex | None] | None
+_Before = tuple[Generation, OpenIndex | None] | None
+_Draft = Draft | QdrantDraft
 # Returns the seconds left, None without a limit.
 LeftS = Callable[[], float | None]
 # Makes the next index, or None if it cannot.
-_Maker = Callable[[], Draft | None]
+_Maker = Callable[[], _Draft | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a generation is to be. fusion: the library's own. shared: takes its place, with a JointSpec; None: no."""
+    """What a generation is to be.
+
+    fusion: the library's own. shared: takes its place, with a JointSpec; None: no. server: of Qdrant, that holds it;
+    "" for files of the library.
+    """
 
     fusion: Fusion
     shared: SharedSpec | None
+    server: str = ""
 
     def keeps(self, spec: JointSpec) -> bool:
         """Return whether an index with this JointSpec may be extended."""
@@ -87,20 +96,23 @@ class Publisher:
 
     def __init__(self, catalog: Catalog, library: Library) -> None:
         self._catalog, self._library = catalog, library
+        self._collections = Collections(catalog)
 
-    def publish(self, fusion: Fusion | None = None) -> Generation:
+    def publish(self, fusion: Fusion | None = None, server: str | None = None) -> Generation:
         """Publish an index of all committed clips.
 
         A large index gets what is new as one more segment. If `gate` refuses that, or the library is small, one segment
         is built of all clips, with new statistics; if it refuses these too, with the old ones. fusion: replaces the
-        library's; None keeps it. Raises UsageError if it does not fit the models, NotPublished if no index passes: the
+        library's; None keeps it. server: of Qdrant, that holds the index from now on; "" for files of the library, None
+        keeps the place. Raises UsageError if it does not fit the models, NotPublished if no index passes: the
         old one stays, and readers scan the delta.
         """
         meta = LibraryMeta(self._catalog)
-        plan = _Plan(meta.own_fusion if fusion is None else fusion, meta.shared_spec)
+        chosen = meta.own_fusion if fusion is None else fusion
+        plan = _Plan(chosen, meta.shared_spec, meta.index_server if server is None else server)
         with self._library.snapshot() as snapshot:
             # A new fusion is a user's choice and may give other hits, so it is not compared with the old one.
-            making = _Making(self._library, snapshot, plan, compares=fusion is None)
+            making = self._making(snapshot, plan, compares=fusion is None)
             self._publish(making, [making.extended, making.built, making.rebuilt])
         return self._published()
 
@@ -110,9 +122,10 @@ class Publisher:
         The gate compares a shared spec with the generation in use; a spec of the library's own is taken as it is.
         Raises as `publish` does.
         """
-        plan = _Plan(LibraryMeta(self._catalog).own_fusion, shared)
+        meta = LibraryMeta(self._catalog)
+        plan = _Plan(meta.own_fusion, shared, meta.index_server)
         with self._library.snapshot() as snapshot:
-            making = _Making(self._library, snapshot, plan, compares=shared is not None)
+            making = self._making(snapshot, plan, compares=shared is not None)
             self._publish(making, [making.built])
         return self._published()
 
@@ -129,9 +142,9 @@ class Publisher:
         if newest is None or not newest.file.endswith(LIST_SUFFIX):
             return False
         meta = LibraryMeta(self._catalog)
-        plan = _Plan(meta.own_fusion, meta.shared_spec)
+        plan = _Plan(meta.own_fusion, meta.shared_spec, meta.index_server)
         with self._library.snapshot() as snapshot:
-            making = _Making(self._library, snapshot, plan, compares=True)
+            making = self._making(snapshot, plan, compares=True)
             found = making.due(left_s)
             if found is None:
                 return False
@@ -145,12 +158,16 @@ class Publisher:
         return True
 
     def erase_deleted(self) -> None:
-        """Erase the vectors of deleted clips from the current segments, see `erasure`. Raises LibraryError."""
+        """Erase the vectors of deleted clips from the current segments, see `erasure`. Raises LibraryError.
+
+        Those in Qdrant are deleted by publications; here, unused collections are.
+        """
         folder = self._library.index
         with self._library.snapshot() as snapshot:
             generation = snapshot.generation()
+        self._collections.drop_unused(self._library)
         index = None if generation is None else self._library.load_index(generation)
-        if generation is None or index is None or all(map(is_erased, index.segments)):
+        if generation is None or not isinstance(index, JointIndex) or all(map(is_erased, index.segments)):
             return
         with on_disk("the joint index"):
             marks = {each: marked(each, folder) for each in index.segments if not is_erased(each)}
@@ -169,7 +186,7 @@ class Publisher:
             if generation is None or self._catalog.change() or not kept_count(self._library.folder):
                 return
             index = self._library.load_index(generation)
-            if index is None:
+            if not isinstance(index, JointIndex):
                 return
             kept = list(kept_questions(self._library.folder, index.dim))
             without = snapshot.hidden(generation.watermark)
@@ -206,10 +223,20 @@ class Publisher:
             _insert(connection, file, generation.spec, values)
         self._drop_old_files()
 
+    def left_elsewhere(self) -> str:
+        """Return why Qdrant may still hold what was removed, "" if it does not."""
+        return self._collections.left(self._library)
+
+    def _making(self, snapshot: Snapshot, plan: _Plan, *, compares: bool) -> _Making:
+        return _Making((self._library, self._collections), snapshot, plan, compares=compares)
+
     def _publish(self, making: _Making, makers: Sequence[_Maker]) -> None:
         draft, file = making.accepted(makers)
         self._point_to(draft, file, making)
+        if isinstance(draft, QdrantDraft):
+            draft.settle()
         self._drop_old_files()
+        self._collections.drop_unused(self._library)
         with self._catalog.transaction() as connection, on_disk("the copy of the settings"):
             write_backup(connection, self._library.folder)
 
@@ -220,13 +247,14 @@ class Publisher:
             raise LibraryDamaged("the generation just published cannot be read back; run: vfindex verify")
         return generation
 
-    def _point_to(self, draft: Draft, file: StoredFile, making: _Making) -> None:
+    def _point_to(self, draft: _Draft, file: StoredFile, making: _Making) -> None:
         """Commit the pointer to a file together with its fusion and shared spec."""
         values = {"watermark": int(making.ids.max(initial=0)), "clips": len(making.ids)}
         with self._catalog.transaction() as connection:
             _insert(connection, file, draft.spec, values)
             put_fusion(connection, making.plan.fusion)
             put_shared_spec(connection, making.plan.shared)
+            put_index_server(connection, making.plan.server)
             connection.execute(delete(schema.index_change))
             of_the_one_before = ["changed", *([META_KEY] if draft.is_new else [])]
             connection.execute(schema.meta.delete().where(schema.meta.c.key.in_(of_the_one_before)))
@@ -258,60 +286,90 @@ class _Making:
     ids: of all clips, increasing. compares: the gate compares with the generation before.
     """
 
-    def __init__(self, library: Library, snapshot: Snapshot, plan: _Plan, *, compares: bool) -> None:
+    def __init__(self, owner: tuple[Library, Collections], snapshot: Snapshot, plan: _Plan, *, compares: bool) -> None:
         self.plan, self.ids = plan, np.array(snapshot.clip_ids(searchable=False), np.int64)
-        self._library, self._snapshot = library, snapshot
+        self._snapshot = snapshot
+        self._library, self._collections = owner
         self._priors = LibraryMeta(snapshot).priors
         newest = snapshot.generation()
         self._number = (newest.id if newest else 0) + 1
-        self._before = None if newest is None or not compares else (newest, library.load_index(newest))
+        self._before = None if newest is None or not compares else (newest, self._library.load_index(newest))
 
-    def accepted(self, makers: Sequence[_Maker]) -> tuple[Draft, StoredFile]:
+    def accepted(self, makers: Sequence[_Maker]) -> tuple[_Draft, StoredFile]:
         """Return the first index that passes the gate, and its file. Raises as `Publisher.publish` does."""
-        published = None if self._before is None else View.published(self._snapshot, *self._before)
+        published = None if self._before is None else self._view(*self._before)
         reason = ""
         for make in makers:
             try:
                 draft = make()
                 if draft is None:
                     continue
-                file = draft.finish()
+                try:
+                    return draft, self._finished(draft, published)
+                except NotPublished as exc:
+                    reason = str(exc)
+                    logger.info("a new joint index was not published: %s", reason)
+                    draft.discard()
+            except IndexUnusable as exc:  # of Qdrant; what it has by now is deleted later
+                reason = str(exc)
+                if make == self.extended:
+                    continue
+                break
             except (OSError, RuntimeError, MemoryError) as exc:
                 raise LibraryError(
                     f"the joint index could not be written ({exc}); free some space and run the same command again: "
                     "searches go on with the index before it"
                 ) from exc
-            index = JointIndex.load(self._library.index, file)
-            folder, sealed = self._library.query_folder, draft.has_sealed
-            refused = refusal(self._snapshot, draft.spec, index, published, folder, sealed=sealed)
-            if refused is None:
-                return draft, file
-            reason = refused
-            logger.info("a new joint index was not published: %s", reason)
-            draft.discard()
         raise NotPublished(
             f"the new joint index was not published: {reason}; searches stay right, but scan exactly what the one "
             "before lacks; run: vfindex verify"
         )
 
+    def _finished(self, draft: _Draft, published: View | None) -> StoredFile:
+        """Return the file of a draft that passes the gate. Raises NotPublished, IndexUnusable."""
+        file, folder = draft.finish(), self._library.query_folder
+        index = open_index(self._library.index, file).within(self._snapshot, draft.spec)
+        refused = refusal(self._snapshot, draft.spec, index, published, folder, sealed=draft.has_sealed)
+        if refused is not None:
+            raise NotPublished(refused)
+        return file
+
+    def _view(self, generation: Generation, index: OpenIndex | None) -> View:
+        """Return what readers search now."""
+        usable: VectorIndex | None = None
+        with suppress(IndexUnusable):
+            usable = None if index is None else index.within(self._snapshot, generation.spec)
+        return View.published(self._snapshot, generation, usable)
+
     # --- the ways to make it ------------------------------------------------------------------------------------
 
-    def extended(self) -> Draft | None:
+    def extended(self) -> _Draft | None:
         """Return the index before, with what is new as one more segment; None for a small library, or without one."""
         generation, index = self._before or (None, None)
         if generation is None or index is None or len(self.ids) <= segment.EXACT_CLIPS:
             return None
-        if not self.plan.keeps(generation.spec):
+        if not self.plan.keeps(generation.spec) or not self._is_in_place(index, generation.spec):
             return None
-        draft = self._draft(generation.spec, index)
         indexed, changed = index.ids(), self._snapshot.changed(generation.watermark)
+        draft = self._draft(generation.spec, index)
         draft.drop(np.union1d(indexed[~in_sorted(indexed, self.ids)], changed))
-        new = self.ids[~in_sorted(self.ids, draft.index.ids())]
+        new = self.ids[~in_sorted(self.ids, draft.ids())]
         if len(new):
             self._put(draft, new)
         return draft
 
-    def built(self) -> Draft:
+    def _is_in_place(self, index: OpenIndex, spec: JointSpec) -> bool:
+        """Return whether an index is where the next one is to be, and as it should be there."""
+        if isinstance(index, JointIndex):
+            return not self.plan.server
+        if self.plan.server != index.facts.url or not self._collections.owns(index):
+            return False
+        with suppress(IndexUnusable):
+            index.within(self._snapshot, spec)
+            return True
+        return False
+
+    def built(self) -> _Draft:
         """Return an index of one segment, with the shared JointSpec, or a new one."""
         if self.plan.shared is not None:
             spec = self.plan.shared.spec
@@ -321,7 +379,7 @@ class _Making:
             spec = estimate_spec(self._priors, batches, self.plan.fusion)
         return self._put(self._draft(spec), self.ids)
 
-    def rebuilt(self) -> Draft | None:
+    def rebuilt(self) -> _Draft | None:
         """Return an index of one segment with the JointSpec of the one before; None if there is none, or no other."""
         if self._before is None or self.plan.shared is not None:
             return None
@@ -330,7 +388,7 @@ class _Making:
     def due(self, left_s: LeftS) -> tuple[int, list[_Maker]] | None:
         """Return the largest rewriting that is due and fits into the time left: its clips, and how it is made."""
         generation, index = self._before or (None, None)
-        if generation is None or index is None:
+        if generation is None or not isinstance(index, JointIndex):
             return None
         left, parts = left_s(), index.segments
 
@@ -348,14 +406,22 @@ class _Making:
 
     def _merged(self, chosen: Sequence[IndexSegment], before: tuple[Generation, JointIndex], left_s: LeftS) -> Draft:
         generation, index = before
-        draft = self._draft(generation.spec, index)
+        draft = Draft(self._library.index, self._number, Recipe(generation.spec, self._priors), index.segments)
         draft.merge(chosen, lambda: _check(left_s))
         return draft
 
-    def _draft(self, spec: JointSpec, index: JointIndex | None = None) -> Draft:
-        parts = () if index is None else index.segments
-        return Draft(self._library.index, self._number, Recipe(spec, self._priors), parts)
+    def _draft(self, spec: JointSpec, index: OpenIndex | None = None) -> _Draft:
+        recipe = Recipe(spec, self._priors)
+        if not self.plan.server:
+            parts = index.segments if isinstance(index, JointIndex) else ()
+            return Draft(self._library.index, self._number, recipe, parts)
+        before = None if self._before is None else self._before[1]
+        before = before if isinstance(before, QdrantGeneration) else None
+        target = self._collections.target(self.plan.server, before)
+        source = Source.of(self._snapshot, spec)
+        own = index if isinstance(index, QdrantGeneration) else None
+        return QdrantDraft((self._library.index, self._number), recipe, target, source, own)
 
-    def _put(self, draft: Draft, ids: NDArray[np.int64]) -> Draft:
+    def _put(self, draft: _Draft, ids: NDArray[np.int64]) -> _Draft:
         draft.put(ids, (rows for _, rows in joint_batches(self._snapshot, draft.spec, ids)))
         return draft

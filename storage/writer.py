@@ -28,7 +28,7 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import SharedSpec
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library, refuse_torn
-from vfindex.storage.meta import LibraryMeta, put_query_models, put_setup
+from vfindex.storage.meta import LibraryMeta, become_another, put_query_models, put_setup
 from vfindex.storage.migration import discard_former, migrate_by_copy
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.publication import LeftS, Publisher
@@ -116,6 +116,7 @@ class Writer:
         self.folder = folder
         for suffix in ("", "-wal", "-shm"):
             refuse_unreadable(folder / f"{DATABASE}{suffix}")
+        before = (folder / DATABASE).stat().st_ino if has_file(folder / DATABASE) else None
         migrate_by_copy(folder / DATABASE)
         self.catalog = Catalog.open(folder / DATABASE)
         for suffix in ("", "-wal", "-shm"):
@@ -123,6 +124,8 @@ class Writer:
         self.library = Library(folder)
         self.publisher = Publisher(self.catalog, self.library)
         inode = str((folder / DATABASE).stat().st_ino)
+        if LibraryMeta(self.catalog).library_id and self.catalog.get(INODE) not in (inode, str(before)):
+            become_another(self.catalog)
         if self.catalog.get(INODE) != inode:
             self.catalog.put(INODE, inode)
         self._scrubbed: Scrubbed | None = None
@@ -238,7 +241,8 @@ class Writer:
             discard_former(self.folder)
             self.write_backup()  # of sources and file hashes; a kill from here on leaves no part of it
             try:
-                self._scrubbed = scrub(self.catalog.engine, self.folder / "library.db")
+                database = self.folder / "library.db"
+                self._scrubbed = scrub(self.catalog.engine, database, self.publisher.left_elsewhere())
             except sqlite3.DatabaseError as exc:
                 raise translated(exc) from exc
         return self._scrubbed or Scrubbed()
@@ -262,9 +266,9 @@ class Writer:
             return str(exc)
         return ""
 
-    def publish(self, fusion: Fusion | None = None) -> Generation:
+    def publish(self, fusion: Fusion | None = None, server: str | None = None) -> Generation:
         """See `Publisher.publish`."""
-        return self.publisher.publish(fusion)
+        return self.publisher.publish(fusion, server)
 
     def merge(self, left_s: LeftS, say: Callable[[str], None] = lambda _: None) -> bool:
         """See `Publisher.merge`."""

@@ -22,22 +22,29 @@ def command(
         FusionName | None,
         typer.Option(metavar="NAME", help=f"How to fuse modalities: {', '.join(FUSIONS)}.  [default: as before]"),
     ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="Where the index is from now on: built-in or qdrant:URL.  [default: where it was]"
+        ),
+    ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Rebuild the search index from the library's database.
 
-    No video is opened. The fusions are described in docs/fusion.md.
+    No video is opened. The fusions are described in docs/fusion.md, an index in Qdrant in docs/scale.md.
     """
     from vfindex.storage.maintenance.rebuild import rebuild
 
     folder = library_folder(library)
-    done = rebuild(folder, fusion)
+    done = rebuild(folder, fusion, index)
     calibrate_if_due(folder)
     if json:
         print_json(asdict(done))
     else:
         print(
-            f"index of {counted(done.clips, 'clip')} as {done.fusion}, {done.dimensions} dimensions; "
+            f"index of {counted(done.clips, 'clip')} as {done.fusion}, {done.dimensions} dimensions"
+            f"{'' if done.index == 'built-in' else f', in {done.index}'}; "
             f"full text of {counted(done.documents, 'line')}"
         )

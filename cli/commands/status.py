@@ -35,11 +35,12 @@ def _index_line(status: Status) -> str:
         return f"not used: {status.index_problem}"
     if not status.generation:
         return "none yet; searches scan the clips"
-    return f"generation {status.generation}, {counted(status.clips_in_generation, 'clip')}"
+    where = "" if status.index is None or status.index.place == "built-in" else f", in {status.index.place}"
+    return f"generation {status.generation}, {counted(status.clips_in_generation, 'clip')}{where}"
 
 
 def _print_index(index: IndexInfo | None) -> None:
-    if index is None:
+    if index is None or not index.segments:
         return
     coded = [each for each in index.segments if each.search != "exact"]
     kinds = f", {len(coded)} of them with codes" if coded else ", searched exactly"

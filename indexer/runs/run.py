@@ -18,6 +18,7 @@ from vfindex.storage.db.sources import read_scan_cache
 from vfindex.storage.errors import LibraryDamaged, NotPublished, Problem, counted
 from vfindex.storage.index.reader import files_of
 from vfindex.storage.publication import MAX_DELTA_CLIPS
+from vfindex.storage.qdrant.index import QDRANT_SUFFIX, QdrantGeneration
 from vfindex.storage.records import SEARCHABLE, FileStamp, FileState
 
 if TYPE_CHECKING:
@@ -260,6 +261,9 @@ def _is_due(writer: Writer, thorough: bool) -> bool:
         generation = snapshot.generation()
     if generation is None:
         return False
+    if generation.file.endswith(QDRANT_SUFFIX):
+        opened = writer.library.load_index(generation)
+        return not isinstance(opened, QdrantGeneration) or opened.is_lost()
     if thorough:
         return writer.library.load_index(generation, thorough=True) is None
     folder = writer.library.index

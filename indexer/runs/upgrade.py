@@ -30,12 +30,13 @@ from vfindex.indexer.runs.execute import RunSettings, execute
 from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.runs.version_builder import VersionBuilder
+from vfindex.storage.collections import drop_collections
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryVersion, VfindexError
 from vfindex.storage.index import model_versions
 from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta, put_shared_spec
+from vfindex.storage.meta import LibraryMeta, put_index_server, put_shared_spec
 from vfindex.storage.modalities import ModelKind, frame_modality, switches
 from vfindex.storage.records import Setup
 from vfindex.storage.writer import Writer, locked, writing
@@ -229,7 +230,8 @@ def _version_to_build(folder: Path, before: Setup, settings: RunSettings, callba
             return number, target
     for number, (purpose, complete) in begun.items():
         if not complete:
-            with locked(model_versions.version_folder(folder, number)):
+            with locked(place := model_versions.version_folder(folder, number)):
+                drop_collections(place)
                 model_versions.discard(folder, [number])
             if purpose is not None:
                 callbacks.say(f"the unfinished upgrade to other models is dropped ({purpose})")
@@ -269,6 +271,8 @@ def _begin(old: Library, writer: Writer, target: Target, cache: Path, callbacks:
     except VfindexError:
         model_versions.discard(old.root, [int(writer.folder.name)])
         raise
+    with old.snapshot() as snapshot, writer.catalog.transaction() as connection:
+        put_index_server(connection, LibraryMeta(snapshot).index_server)
     _carry_shared_spec(old, writer, setup, callbacks.say)
     return setup
 

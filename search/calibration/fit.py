@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import match_keywords
 from vfindex.search.rank.query_vectors import combine_parts
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.errors import IndexUnusable
 from vfindex.storage.ids import spread
+from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
@@ -127,7 +130,11 @@ class _ModalityScorer:
         setup = LibraryMeta(snapshot).existing_setup()
         self._encoder = QueryEncoder(library, setup)
         spec, generation = reading_spec(snapshot)
-        index = library.load_index(generation) if generation is not None else None
+        opened = library.load_index(generation) if generation is not None else None
+        index: VectorIndex | None = None
+        if opened is not None and generation is not None:
+            with suppress(IndexUnusable):
+                index = opened.within(snapshot, generation.spec)
         watermark = 0 if generation is None else generation.watermark
         self._view = View(snapshot, spec, setup, index, watermark)
         self._prints = {video.id: video.fingerprint for video in snapshot.videos()}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.index.flat import exact_scan, joint_batches
-from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray, Setup
@@ -97,7 +97,7 @@ class View:
     snapshot: Snapshot
     spec: JointSpec
     setup: Setup
-    index: JointIndex | None
+    index: VectorIndex | None
     watermark: int
     rank_weights: Mapping[ModalityName, float] | None = None
     number: int = 0

@@ -44,20 +44,24 @@ _UNREAD = "SELECT 1 FROM location WHERE beside = '?' LIMIT 1"
 class Scrubbed:
     """The result. log_bytes: left in the log because a reader holds it. free_pages: overwritten, not cut off.
 
-    fault: why the database could not be rewritten, else "".
+    fault: why the database could not be rewritten, else "". elsewhere: what another machine still holds, else "".
     """
 
     log_bytes: int = 0
     free_pages: int = 0
     fault: str = ""
+    elsewhere: str = ""
 
     @property
     def is_complete(self) -> bool:
-        return not (self.log_bytes or self.fault)
+        return not (self.log_bytes or self.fault or self.elsewhere)
 
 
-def scrub(engine: Engine, database: Path) -> Scrubbed:
-    """Scrub the database of a writer's `engine`. Raises sqlite3.DatabaseError if it is damaged."""
+def scrub(engine: Engine, database: Path, elsewhere: str = "") -> Scrubbed:
+    """Scrub the database of a writer's `engine`. Raises sqlite3.DatabaseError if it is damaged.
+
+    elsewhere: what another machine still holds of what was removed; the next writer scrubs again then.
+    """
     pooled = engine.raw_connection()
     try:
         connection = pooled.driver_connection
@@ -66,7 +70,7 @@ def scrub(engine: Engine, database: Path) -> Scrubbed:
         connection.execute("INSERT INTO document_fts(document_fts) VALUES ('optimize')")
         fault = _compact(connection, database.parent)
         log_bytes = _empty_log(connection, database)
-        done = Scrubbed(log_bytes, _pragma(connection, "freelist_count"), fault)
+        done = Scrubbed(log_bytes, _pragma(connection, "freelist_count"), fault, elsewhere)
         if done.is_complete and not connection.execute(_UNREAD).fetchone():
             connection.execute("DELETE FROM meta WHERE key = ?", (SCRUB,))
             _empty_log(connection, database)

@@ -47,7 +47,7 @@ class Recipe:
 class Draft:
     """The next joint index: `put` vectors, `drop` clips, `merge` segments, then `finish`. index: as it stands.
 
-    An engine of dense vectors elsewhere would offer the same put and drop, and `JointIndex.nearest`.
+    `qdrant.draft.QdrantDraft` does the same elsewhere.
     """
 
     def __init__(self, folder: Path, number: int, recipe: Recipe, segments: Sequence[IndexSegment] = ()) -> None:
@@ -73,6 +73,10 @@ class Draft:
     @property
     def index(self) -> JointIndex:
         return JointIndex([each for each in self._segments if len(each)] or self._segments[:1])
+
+    def ids(self) -> Ids:
+        """Return the clip ids of the index, as it stands, increasing."""
+        return self.index.ids()
 
     def put(self, ids: Ids, rows: Iterable[FloatArray]) -> None:
         """Seal a segment of clips; older vectors of these are deleted. ids: increasing. rows: in batches (n, dim)."""

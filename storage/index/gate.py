@@ -21,7 +21,7 @@ from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import counted
 from vfindex.storage.ids import evenly_spaced, in_sorted, spread
 from vfindex.storage.index.flat import joint_batches
-from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.joint.vector import JointSpec, fuse_query
 from vfindex.storage.meta import LibraryMeta
@@ -50,18 +50,18 @@ class View:
     """What readers search: an index without its outdated clips, and a delta by exact scan. index: None, scan all."""
 
     spec: JointSpec
-    index: JointIndex | None
+    index: VectorIndex | None
     delta: NDArray[np.int64]
     outdated: NDArray[np.int64]
 
     @classmethod
-    def published(cls, snapshot: Snapshot, generation: Generation, index: JointIndex | None) -> View:
+    def published(cls, snapshot: Snapshot, generation: Generation, index: VectorIndex | None) -> View:
         """Return what readers search now. index: of the generation, None if its file cannot be used."""
         watermark = generation.watermark if index is not None else 0
         return cls(generation.spec, index, snapshot.unindexed(watermark), snapshot.outdated(watermark))
 
     @classmethod
-    def candidate(cls, snapshot: Snapshot, spec: JointSpec, index: JointIndex) -> View:
+    def candidate(cls, snapshot: Snapshot, spec: JointSpec, index: VectorIndex) -> View:
         """Return what readers would search if this index of all clips were published."""
         last = int(index.ids().max(initial=0))
         return cls(spec, index, np.zeros(0, np.int64), snapshot.hidden(last))
@@ -76,7 +76,7 @@ class _Item:
 def refusal(
     snapshot: Snapshot,
     spec: JointSpec,
-    index: JointIndex,
+    index: VectorIndex,
     published: View | None,
     encoder_folder: Callable[[QueryModel], Path],
     *,
@@ -118,13 +118,13 @@ def refusal(
     return None
 
 
-def wrong_rows(snapshot: Snapshot, index: JointIndex, spec: JointSpec, ids: NDArray[np.int64]) -> int:
+def wrong_rows(snapshot: Snapshot, index: VectorIndex, spec: JointSpec, ids: NDArray[np.int64]) -> int:
     """Return how many of these clips have another vector in the index than in library.db."""
     if index.dim != spec.dim:
         return len(ids)
     wrong = 0
     for part, rows in joint_batches(snapshot, spec, ids):
-        held, own = index.vectors(part)
+        held, own = index.stored(part)
         errors, lengths = np.linalg.norm(own - rows[held], axis=1), np.linalg.norm(rows[held], axis=1)
         wrong += int(np.count_nonzero(~held) + np.count_nonzero(errors > ROUNDING * lengths + LEAST_ROUNDING))
     return wrong

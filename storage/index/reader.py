@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,32 @@ BLOCK = 1 << 16
 SHARDS_TOP_K, SPARE_CANDIDATES = 2048, 64
 # Suffixes of the files in `index/`: segments, and lists of segments.
 SEGMENT_SUFFIX, LIST_SUFFIX = ".joint", ".segments"
+
+
+class VectorIndex(Protocol):
+    """An index of joint vectors, in files or elsewhere. The methods of `JointIndex` say what they return."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def is_exact(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def ids(self) -> NDArray[np.int64]: ...
+
+    def nearest(
+        self,
+        queries: FloatArray,
+        top_k: int,
+        among: NDArray[np.int64] | None = None,
+        without: NDArray[np.int64] | None = None,
+    ) -> tuple[FloatArray, NDArray[np.int64]]: ...
+
+    def vectors(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], FloatArray]: ...
+
+    def stored(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], FloatArray]: ...
 
 
 class JointIndex:
@@ -138,6 +164,14 @@ class JointIndex:
         for at, part in parts:
             rows[at] = part
         return held, rows[held]
+
+    def stored(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], FloatArray]:
+        """Return `vectors`. An index elsewhere may score by other ones than those it stores."""
+        return self.vectors(ids)
+
+    def within(self, snapshot: object, spec: object) -> JointIndex:
+        """Return the index for the readers of a snapshot: itself."""
+        return self
 
     # --- files --------------------------------------------------------------------------------------------------
 

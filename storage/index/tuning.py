@@ -18,7 +18,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import evenly_spaced, positions_in
 from vfindex.storage.index.flat import HalfVectors, joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
-from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.index.search_params import FIRST, MANY, SearchParams, TunedParams, WeightingParams
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse_query
 from vfindex.storage.modalities import ModalityName
@@ -148,7 +148,7 @@ def _between(queries: FloatArray) -> FloatArray:
 
 
 def recall_at_10(
-    snapshot: Snapshot, index: JointIndex, spec: JointSpec, priors: Mapping[ModalityName, ModalityPrior]
+    snapshot: Snapshot, index: VectorIndex, spec: JointSpec, priors: Mapping[ModalityName, ModalityPrior]
 ) -> list[float]:
     """Return recall@10 of an index against a scan of its clips in library.db, for each of `spec.corners()`.
 
@@ -174,6 +174,34 @@ def recall_at_10(
     shares = np.array([found_share(*each) for each in zip(scores, best, strict=True)])
     parts = np.split(shares, np.cumsum([len(each) for each in asked])[:-1])
     return [float(each.mean()) if len(each) else 1.0 for each in parts]
+
+
+class KnownBest:
+    """The best clips for questions among the vectors that it has seen: all of an index, or those that are new."""
+
+    def __init__(self, asked: Sequence[FloatArray]) -> None:
+        """asked: the questions (n, dim) of each weighting."""
+        self._asked, self._queries = asked, np.concatenate(asked)
+        self._scores = np.zeros((len(self._queries), 0), np.float32)
+        self._ids = np.zeros((len(self._queries), 0), np.int64)
+
+    def see(self, ids: NDArray[np.int64], rows: FloatArray) -> None:
+        """Take vectors (n, dim) of clips into account."""
+        scores = np.concatenate([self._scores, self._queries @ rows.T], axis=1)
+        known = np.concatenate([self._ids, np.broadcast_to(ids, (len(self._queries), len(ids)))], axis=1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :FIRST]
+        self._scores, self._ids = np.take_along_axis(scores, best, 1), np.take_along_axis(known, best, 1)
+
+    def recall(self, index: VectorIndex) -> list[float]:
+        """Return recall@10 of an index for each weighting, against what it and this know to be best."""
+        scores, ids = index.nearest(self._queries, FIRST)
+        shares = []
+        for row, (found, known) in enumerate(zip(scores, ids, strict=True)):
+            missed = self._scores[row][~np.isin(self._ids[row], known)]
+            best = np.sort(np.concatenate([found, missed]))[-FIRST:]
+            shares.append(found_share(found, best) if len(best) else 1.0)
+        parts = np.split(np.array(shares), np.cumsum([len(each) for each in self._asked])[:-1])
+        return [float(each.mean()) if len(each) else 1.0 for each in parts]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

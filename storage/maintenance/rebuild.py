@@ -16,25 +16,32 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_fusion
+from vfindex.storage.qdrant.collection import BUILT_IN, QDRANT, server_of
 from vfindex.storage.records import FusionName
 from vfindex.storage.writer import writing
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """The result. dimensions: of a joint vector. documents: titles, tags and segments in the full text index."""
+    """The result. dimensions: of a joint vector. documents: titles, tags and segments in the full text index.
+
+    index: where the joint index is, `built-in` or `qdrant:URL`.
+    """
 
     fusion: FusionName
     dimensions: int
     clips: int
     documents: int
+    index: str
 
 
-def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
+def rebuild(folder: Path, form: FusionName | None = None, place: str | None = None) -> Rebuilt:
     """Rebuild the joint index and the full text index; no video is opened.
 
-    form: the new fusion; None keeps the library's. Raises LibraryError, UsageError.
+    form: the new fusion. place: where the joint index is from now on, see `qdrant.server_of`. None keeps the library's.
+    Raises LibraryError, UsageError.
     """
+    server = None if place is None else server_of(place)
     Library.open(folder)
     with writing(folder) as writer:
         LibraryMeta(writer.catalog).setup_of(folder)
@@ -43,8 +50,10 @@ def rebuild(folder: Path, form: FusionName | None = None) -> Rebuilt:
         with writer.catalog.transaction() as connection:
             rebuild_index(connection)
             documents = connection.scalar(select(func.count()).select_from(schema.document)) or 0
-        generation = writer.publish(fusion)
-        return Rebuilt(generation.spec.fusion, generation.spec.dim, generation.clips, documents)
+        generation = writer.publish(fusion, server)
+        server = LibraryMeta(writer.catalog).index_server
+        spec, where = generation.spec, f"{QDRANT}{server}" if server else BUILT_IN
+        return Rebuilt(spec.fusion, spec.dim, generation.clips, documents, where)
 
 
 def adopt(folder: Path, fusion: Fusion | None) -> Fusion:

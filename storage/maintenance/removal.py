@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, func, select, text
 
 from vfindex.storage.db import schema
@@ -20,12 +21,13 @@ from vfindex.storage.db.catalog import now
 from vfindex.storage.db.engine import connect
 from vfindex.storage.db.locations import below, mark_sidecars_unread
 from vfindex.storage.db.scrubbing import Scrubbed, forget_removed
-from vfindex.storage.errors import LibraryError, LibraryLocked, counted
+from vfindex.storage.errors import IndexUnusable, LibraryError, LibraryLocked, counted
 from vfindex.storage.index import model_versions
 from vfindex.storage.index.erasure import is_erased
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.maintenance.raw_bytes import files_with
+from vfindex.storage.qdrant.index import QdrantGeneration
 from vfindex.storage.records import Chapter, Document
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.questions import forget_questions
@@ -309,6 +311,8 @@ def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: Remova
     except LibraryError as exc:
         fault = str(exc)
     scrubbed = writer.scrub()
+    if scrubbed.elsewhere and not fault:
+        fault = scrubbed.elsewhere
     quick = [Place("index", "index/", int(bool(fault)), fault), *_pages(writer, scrubbed), *_beside(writer, gone)]
     if settings.cache is None:
         return quick
@@ -371,13 +375,27 @@ def _vectors(writer: Writer, gone: _Contents, quick: Place) -> Place:
     with writer.library.snapshot() as snapshot:
         generation, stored = snapshot.generation(), set(snapshot.clip_ids(searchable=False))
     files = [path for path in writer.library.index.iterdir() if path.is_file()]
-    index = writer.library.load_index(generation) if generation else None
+    opened = writer.library.load_index(generation) if generation else None
+    if isinstance(opened, QdrantGeneration):
+        return _points(opened, stored, gone, quick)
+    index = opened
     left = len(set(index.ids().tolist()) - stored) if index is not None else 0
     if gone.prints:
         left += sum(not is_erased(each) for each in index.segments) if index is not None else 0
         kept = [] if generation is None else [each.name for each in writer.library.index_files(generation.stored)]
         left += len([path for path in files if path.name not in kept])
     return Place("index", f"{counted(len(files), 'file')} below index/", left + quick.left, quick.note)
+
+
+def _points(generation: QdrantGeneration, stored: set[int], gone: _Contents, quick: Place) -> Place:
+    """Check for points of deleted clips and videos in Qdrant."""
+    looked = generation.facts.collection
+    try:
+        collection = generation.collection()
+        left = len(set(generation.ids().tolist()) - stored) + collection.clips_of(np.array(list(gone.prints), np.int64))
+    except IndexUnusable as exc:
+        return Place("index", looked, 1 + quick.left, str(exc))
+    return Place("index", f"collection {looked} of Qdrant", left + quick.left, quick.note)
 
 
 def _pictures(writer: Writer, gone: _Contents) -> Place:

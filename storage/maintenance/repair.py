@@ -24,7 +24,7 @@ from vfindex.storage.files.replacement import discard_database, refuse_linked, r
 from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents
 from vfindex.storage.maintenance.salvage import Salvage, salvage
 from vfindex.storage.records import Document, Video
-from vfindex.storage.settings_backup import restore
+from vfindex.storage.settings_backup import INODE, restore
 
 # Problem code of a video that is set aside, to be indexed again.
 LOST_ROWS = "lost_rows"
@@ -63,7 +63,7 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
     discard_database(new)
     try:
         found = salvage(database, new)
-        _set_aside_in(new, found)
+        _set_aside_in(new, found, database)
         kept = database.with_name(f"library.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
         replace_database(database, new, kept)
         return found, kept
@@ -76,13 +76,15 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
         discard_database(new)
 
 
-def _set_aside_in(new: Path, found: Salvage) -> None:
+def _set_aside_in(new: Path, found: Salvage, old: Path) -> None:
     """Set damaged videos aside in the new database itself, so that a kill does not lose them."""
     catalog = Catalog.open(new)
     try:
         with closing(Snapshot(catalog.engine)) as snapshot:
             found.videos |= {video.id for video in damaged_videos(snapshot)}
         set_aside(catalog, found.videos)
+        if catalog.get(INODE) == str(old.stat().st_ino):  # else a copy of another library, as before
+            catalog.put(INODE, str(new.stat().st_ino))
     finally:
         catalog.close()
     with closing(sqlite3.connect(new)) as connection:

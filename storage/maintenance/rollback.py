@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from vfindex.storage.collections import drop_collections
 from vfindex.storage.db.catalog import Catalog, now
 from vfindex.storage.db.sources import replace_exclusions, stored_exclusions
 from vfindex.storage.errors import LibraryDamaged
@@ -58,4 +59,6 @@ def discard(folder: Path) -> tuple[list[int], int]:
         for number in numbers:
             if number:
                 locks.enter_context(locked(model_versions.version_folder(folder, number)))
+        for number in numbers:
+            drop_collections(model_versions.version_folder(folder, number))
         return numbers, model_versions.discard(folder, numbers)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db.engine import RUN_VERIFY, Unchanged, check_integrity, connect, opening
@@ -15,8 +16,8 @@ from vfindex.storage.db.integrity import broken_settings, shown_paths
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged, LibraryVersion, counted
 from vfindex.storage.files.permissions import is_allowed
-from vfindex.storage.ids import in_sorted
-from vfindex.storage.index.gate import wrong_rows
+from vfindex.storage.ids import evenly_spaced, in_sorted
+from vfindex.storage.index.gate import SAMPLED_CLIPS, wrong_rows
 from vfindex.storage.index.reader import SEGMENT_SUFFIX
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.library import Library, again_if_changed
@@ -24,6 +25,7 @@ from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thu
 from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.qdrant.index import OpenIndex, QdrantGeneration
 from vfindex.storage.settings_backup import read_backup
 from vfindex.storage.user.repair import user_faults
 
@@ -168,12 +170,15 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
             result.notes.append("no joint index is published yet; searches scan the clips exactly")
         return
     try:
-        index = library.open_index(generation, thorough=True)
+        opened = library.open_index(generation, thorough=True)
+        opened.within(snapshot, generation.spec)
+        if isinstance(opened, QdrantGeneration):
+            _check_points(opened, snapshot, result)
     except IndexUnusable as exc:
         result.problems.append(str(exc))
         return
     change = snapshot.get("changed")
-    indexed, stored = index.ids(), np.array(snapshot.clip_ids(searchable=False), np.int64)
+    indexed, stored = opened.ids(), np.array(snapshot.clip_ids(searchable=False), np.int64)
     lacking = int(np.count_nonzero(~in_sorted(stored[stored <= generation.watermark], indexed)))
     idle = int(np.count_nonzero(~in_sorted(indexed, stored)))
     name = f"index/{generation.file}"
@@ -184,12 +189,37 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
     if change:
         result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
     same = np.setdiff1d(indexed[in_sorted(indexed, stored)], snapshot.changed(generation.watermark))
+    _check_vectors(snapshot, opened, same, result)
+
+
+def _check_vectors(snapshot: Snapshot, opened: OpenIndex, same: NDArray[np.int64], result: Verification) -> None:
+    """Compare vectors of clips that have not changed, and what a few questions find, with library.db."""
+    generation = snapshot.generation()
+    if generation is None:
+        return
+    index, name = opened.within(snapshot, generation.spec), f"index/{generation.file}"
+    if isinstance(opened, QdrantGeneration):  # all would take hours over a network
+        same = same[evenly_spaced(len(same), SAMPLED_CLIPS)]
     wrong = wrong_rows(snapshot, index, generation.spec, same)
     if wrong:
         fault = f"has other vectors than library.db for {wrong} of {counted(len(same), 'clip')}"
         result.problems.append(f"{name} {fault}; run: vfindex rebuild")
-    elif len(indexed) and change != "stale":
+    elif len(index) and snapshot.get("changed") != "stale":
         priors = LibraryMeta(snapshot).priors
         result.recall_at_10 = min(recall_at_10(snapshot, index, generation.spec, priors), default=1.0)
         if result.recall_at_10 < FLOOR:
             result.problems.append(f"{name} finds {result.recall_at_10:.2f} of what an exact scan finds")
+
+
+def _check_points(generation: QdrantGeneration, snapshot: Snapshot, result: Verification) -> None:
+    """Compare the points in Qdrant with what the generation's file says. Raises IndexUnusable."""
+    collection = generation.collection()
+    points, held = collection.ids(), generation.ids()
+    lost = np.setdiff1d(held, points)
+    lost = lost[~in_sorted(lost, snapshot.changed(generation.facts.last))]
+    if len(lost):
+        result.problems.append(f"{collection.place} lacks {counted(len(lost), 'clip')}; run: vfindex rebuild")
+    strays = int(np.count_nonzero(~in_sorted(points, held)))
+    if strays:
+        text = f"{collection.place} holds {counted(strays, 'clip')} of an interrupted run"
+        result.notes.append(f"{text}; the next `vfindex ingest` deletes them")

@@ -1,12 +1,13 @@
-"""Put, drop and nearest, as every index of joint vectors must do them: a flat one, and one of many segments.
+"""Put, drop and nearest, as every index of joint vectors must do them: a flat one, one of many segments, and Qdrant.
 
-`Exact` is the oracle: a dictionary. Another engine passes the same suite.
+`Exact` is the oracle: a dictionary, and library.db for what Qdrant leaves to it. Qdrant is its local mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,14 @@ from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.merging import due_merges
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec, ModalitySpec
+from vfindex.storage.qdrant import collection as qdrant
+from vfindex.storage.qdrant import index as remote
+from vfindex.storage.qdrant.draft import QdrantDraft
+from vfindex.storage.qdrant.index import QdrantGeneration, Source, Target
 from vfindex.storage.records import FloatArray
 
+# What the local mode of the client says of settings that it lacks.
+pytestmark = pytest.mark.filterwarnings("ignore:.*(Payload indexes|Local mode)")
 Ids = NDArray[np.int64]
 ZERO = np.zeros(DIM, np.float32)
 RECIPE = Recipe(
@@ -82,8 +89,54 @@ class Index:
             self.index = JointIndex.load(self.folder, draft.finish(), known=self.index)
 
 
-@pytest.fixture(params=["flat", "segments", "merged"])
+class InQdrant(Index):
+    """An index in a collection of Qdrant, extended by every change, as `Index` is."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, merges=False)
+        self.library, self.generation = Exact(), None
+        self.source = Source(self._rows, lambda ids: ids // 4)
+
+    def put(self, ids: Ids, rows: FloatArray) -> None:
+        self.library.put(ids, rows)
+        super().put(ids, rows)
+
+    def drop(self, ids: Ids) -> None:
+        self.library.drop(ids)
+        super().drop(ids)
+
+    def _rows(self, ids: Ids) -> Iterator[tuple[Ids, FloatArray]]:
+        for part in np.array_split(ids, 3):
+            yield part, np.array([self.library.rows[id_] for id_ in part.tolist()], np.float32).reshape(-1, WIDTH)
+
+    def _draft(self) -> Any:
+        self.number += 1
+        where = (self.folder, self.number)
+        return QdrantDraft(where, RECIPE, Target("http://localhost:6333", "abc"), self.source, self.generation)
+
+    def _publish(self, draft: Any) -> None:
+        stored = draft.finish()
+        draft.settle()
+        self.generation = QdrantGeneration.load(self.folder, stored)
+        changes: Any = SimpleNamespace(changed=lambda _: [])
+        self.generation.within(changes, RECIPE.spec)
+        self.index = remote.QdrantIndex(self.generation, self.source)  # type: ignore[assignment]
+
+
+@pytest.fixture(params=["flat", "segments", "merged", "Qdrant", "Qdrant, few named"])
 def index(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    if request.param.startswith("Qdrant"):
+        from qdrant_client import QdrantClient
+
+        client = QdrantClient(":memory:")
+        monkeypatch.setattr(qdrant, "connect", lambda *_: client)
+        monkeypatch.setattr(remote, "SCANNED_HERE", 0)
+        if request.param != "Qdrant":
+            monkeypatch.setattr(remote, "MOST_NAMED", 55)
+            monkeypatch.setattr(remote, "WIDE_SHARE", 0.5)
+        yield InQdrant(tmp_path)
+        client.close()
+        return
     if request.param != "flat":
         monkeypatch.setattr(segment, "EXACT_CLIPS", 80)
         monkeypatch.setattr(IvfPq, "cost", lambda *_: 0.0)
@@ -155,6 +208,8 @@ def test_equal_scores_are_in_order_of_id(index: Index) -> None:
 
 
 def test_few_segments_stay(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(index, InQdrant):
+        pytest.skip("Qdrant has segments of its own")
     random = np.random.default_rng(5)
     for turn in range(30):
         index.put(np.arange(20 * turn, 20 * turn + 20), vectors(random, 20))
