@@ -22,7 +22,7 @@ from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Request
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.examples import ExampleClip, example_of, example_results, query_vectors
-from vfindex.search.rank.group import Result, merge_neighbours
+from vfindex.search.rank.group import Result, merge_neighbours, select_results
 from vfindex.search.rank.retrieve import depths
 from vfindex.search.rank.score import ScoredClip
 from vfindex.search.rank.source import LocalSource, Statistics, local_sources
@@ -163,7 +163,22 @@ class Asked:
             "pairs": [[documents.clip_document(each.first), documents.clip_document(each.second)] for each in pairs],
             "videos": [[id_, name, source.duration_s(id_)] for id_, (name, _) in names.items()],
             "examples": [documents.clip_document(each) for each in shown],
+            "spans": self._spans(source, clips, examples) if request.per_video > 1 else [],
         }
+
+    def _spans(
+        self, source: LocalSource, clips: Sequence[ScoredClip], examples: Sequence[Result]
+    ) -> list[tuple[int, float, float]]:
+        """Return clip and merged span of the results that this library would have alone, in their order."""
+        request, duration_s = self.asked[0], self.view.snapshot.duration_s
+        results = select_results(
+            [(each,) for each in clips],
+            (request.top_k, request.per_video),
+            lambda video: duration_s(video[1]),
+            lambda new, before: source.merge([new], before, is_last=False),
+            examples,
+        )
+        return [(each.moments[0].clip.id, each.start_s, each.end_s) for each in results]
 
     def hits(self) -> Document:
         """Return what a reader needs of results; their neighbours are merged where that is not done yet."""

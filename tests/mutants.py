@@ -18,7 +18,7 @@ import pytest
 
 from vfindex.search.calibration import fit
 from vfindex.search.calibration.labels import Labeller, ModalityCalibration
-from vfindex.search.rank import group, lexical, query_vectors, retrieve, score
+from vfindex.search.rank import examples, group, lexical, query_vectors, score, source
 from vfindex.search.rank.rrf import ReciprocalRanks
 
 HERE = Path(__file__).resolve().parent / "search"
@@ -37,7 +37,7 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
         "rank/test_candidates.py::test_unrelated_talk_does_not_outweigh_a_picture",
     ),
     "neighbours stay apart": (
-        (retrieve, "merge_neighbours", NOTHING),
+        (source, "merge_neighbours", NOTHING),
         "rank/test_group.py::test_neighbours_with_similar_scores_are_one_hit",
     ),
     "every neighbour belongs": (
@@ -70,31 +70,31 @@ MUTATIONS: Mapping[str, tuple[Mutation, str]] = {
     ),
     "every hit is labelled high": ((Labeller, "label", lambda self, scores: "high"), CALIBRATED + "[0.5]"),
     "all words are worth the same": (
-        (lexical, "_idf_shares", lambda snapshots, keywords, holders: ({n: 1 / len(keywords) for n in keywords}, 0.0)),
+        (lexical, "_idf_shares", lambda everywhere, keywords, found: ({n: 1 / len(keywords) for n in keywords}, 0.0)),
         "rank/test_lexical.py::test_a_rare_keyword_has_a_larger_share",
     ),
     "no term has a weight": (
         (
-            retrieve,
+            examples,
             "combine_parts",
             lambda parts, vectors, spec: query_vectors.combine_parts(parts[:1], vectors[:1], spec),
         ),
         "query/test_parser.py::test_a_weight_scales_its_term",
     ),
     "filters let all through": (
-        (retrieve, "filtered", NOTHING),
+        (source, "filtered", NOTHING),
         "query/test_filters.py::test_a_filtered_search_ranks_the_videos_that_pass",
     ),
     "pictures are not asked for": (
-        (retrieve, "add_images", lambda query, images, view: query),
+        (examples, "add_images", lambda query, images, spreads, spec: query),
         "query/test_image.py::test_words_and_images_are_combined",
     ),
     "pictures keep their spread": (
-        (query_vectors, "_spread", lambda similarities: 1.0),
+        (query_vectors.ImageSample, "spreads", lambda self: [1.0] * len(self.squares)),
         "query/test_image.py::test_picture_similarities_are_scaled_to_the_spread_of_texts",
     ),
     "the clip that is named answers itself": (
-        (retrieve, "score_clips", lambda view, ids, query, keywords: []),
+        (examples, "score_clips", lambda view, ids, query, keywords: []),
         "query/test_image.py::test_a_clip_finds_similar_clips_but_not_itself_or_its_copies",
     ),
 }

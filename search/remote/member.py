@@ -96,7 +96,10 @@ class RemoteLibrary:
 
 @dataclass(slots=True)
 class Candidates:
-    """The candidates of one depth. clips: those of `tops` in a search for one moment. videos: fingerprint, length."""
+    """The candidates of one depth. clips: those of `tops` in a search for one moment. videos: fingerprint, length.
+
+    spans: clip -> start and end with its neighbours, and the clips of its video that were results before.
+    """
 
     sizes: tuple[int, ...]
     tops: tuple[dict[int, float], ...]
@@ -105,6 +108,7 @@ class Candidates:
     videos: dict[int, tuple[str, float]]
     examples: list[ScoredClip]
     cut: tuple[str, ...]
+    spans: dict[int, tuple[float, float, tuple[int, ...]]]
 
 
 class RemoteMember:
@@ -277,7 +281,15 @@ class RemoteMember:
             raise ValueError("other moments, or a clip of no video")
         if any(each.first.video != each.second.video for each in pairs):
             raise ValueError("a pair of two videos")
-        return Candidates(sizes, tops, {each.clip.id: each for each in clips}, pairs, videos, examples, cut)
+        known = {each.clip.id: each for each in clips}
+        spans: dict[int, tuple[float, float, tuple[int, ...]]] = {}
+        before: dict[int, tuple[int, ...]] = {}
+        for id_, start_s, end_s in data["spans"]:
+            video_id = known[documents.whole(id_)].clip.video_id
+            earlier = before.get(video_id, ())
+            spans[id_] = (documents.number(start_s), documents.number(end_s), earlier)
+            before[video_id] = (*earlier, id_)
+        return Candidates(sizes, tops, known, pairs, videos, examples, cut, spans)
 
     def _clip(self, data: Any) -> ScoredClip:
         return documents.read_clip(data, self.number, self._dims)
@@ -291,6 +303,11 @@ class RemoteMember:
             return
         [new] = growing
         known = [each for each in apart if each.video == new.video and _ids(each) in self._spans]
+        id_, earlier = new.moments[0].clip.id, tuple(each.moments[0].clip.id for each in known)
+        told = self._candidates(self._depth).spans.get(id_)
+        if told is not None and told[2] == earlier:
+            self._take_spans([new], {(id_,): told[:2]})
+            return  # as it is without the other libraries
         groups: list[Document] = [{"ids": _ids(each), "span": self._spans[_ids(each)]} for each in known]
         groups.append({"ids": _ids(new), "span": None})
         self._last = self._send("hits", self._later | {"groups": groups, "duplicates": [], "prints": []})

@@ -175,6 +175,22 @@ def test_weights_and_exact_scans_reach_the_servers(folders: list[Path], sites: l
     assert answers(service.search(Query.plain("heron"))) == answers(service.search("heron"))
 
 
+@pytest.mark.parametrize("per_video", [1, 3])
+def test_a_question_has_three_steps(
+    folders: list[Path], sites: list[Site], per_video: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, steps = Connection.ask, list[str]()
+
+    def counted(self: Any, step: str, *arguments: Any) -> Any:
+        steps.append(step)
+        return ask(self, step, *arguments)
+
+    monkeypatch.setattr(Connection, "ask", counted)
+    service, _ = arranged(folders, sites, [1, 2])
+    assert service.search("lake b", per_video=per_video, top_k=20, min_confidence="none").missing == ()
+    assert steps == ["statistics", "candidates", "hits"]
+
+
 def test_a_label_must_hold_on_every_machine(folders: list[Path], tmp_path: Path) -> None:
     def calibrated(folder: Path, name: str, low: float) -> Path:
         copy = shutil.copytree(folder, tmp_path / name)
