@@ -229,7 +229,7 @@ class Words:
 
     def rarity(self, phrase: str) -> int:
         """Return how many documents hold the rarest word of a phrase."""
-        return min(self.document_frequencies(phrase.split())[1], default=0)
+        return min(self._counts(phrase.split()), default=0)
 
     def together(self, phrases: Sequence[str]) -> Ids:
         """Return the newest documents that contain all phrases."""
@@ -304,13 +304,17 @@ class Words:
     def document_frequencies(self, words: Sequence[str]) -> tuple[int, list[int]]:
         """Return (documents in all, for each word the number of documents that hold it)."""
         total = self._remembered("documents", lambda: int(self._rows("SELECT count(*) FROM document", ())[0][0]))
+        return total, self._counts(words)
+
+    def _counts(self, words: Sequence[str]) -> list[int]:
+        """Return how many documents hold each word."""
         counts: dict[str, int] = self._remembered("document frequencies", dict)
         new = [word for word in dict.fromkeys(words) if word not in counts]
         if new:
             one = "SELECT ?, count(*) FROM document_fts WHERE document_fts MATCH ?"
             parameters = (value for word in new for value in (word, self._quoted(word)))
             counts |= dict(self._rows(" UNION ALL ".join([one] * len(new)), tuple(parameters)))
-        return total, [counts[word] + self.corrected.difference(self._quoted(word)) for word in words]
+        return [counts[word] + self.corrected.difference(self._quoted(word)) for word in words]
 
     def clips_during(self, document_ids: Collection[int]) -> list[tuple[int, int]]:
         """Return (document id, clip id) of the clips during the segment of a document, in order of time."""
