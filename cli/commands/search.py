@@ -70,9 +70,7 @@ def command(
             help=f"Weights of {', '.join(modality_names())}.  [default: the preset's]",
         ),
     ] = None,
-    combine: Annotated[
-        Combination, typer.Option(metavar="HOW", help="Fuse scores: convex; ranks: rrf.")
-    ] = "convex",
+    combine: Annotated[Combination, typer.Option(metavar="HOW", help="Fuse scores: convex; ranks: rrf.")] = "convex",
     min_confidence: Annotated[
         Label | None,
         typer.Option(metavar="LABEL", help=f"Only hits with this label or a better one: {', '.join(LABELS)}."),
