@@ -13,6 +13,8 @@ import qdrant_client
 from library_maker import DIM, add_video, clip, install
 from qdrant_client import models
 
+from vfindex.indexer.options import Options, Sampling
+from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.search.engine import SearchEngine
 from vfindex.search.rank import retrieve
 from vfindex.storage import publication
@@ -266,6 +268,28 @@ def test_a_collection_that_is_not_as_it_should_be_is_not_used(
     assert hits(folder, exact=True) == expected
     server.down = ""
     rebuild(folder)
+    assert_right(server, folder)
+
+
+def test_a_run_builds_a_lost_collection_again_and_waits_for_a_server(server: Server, folder: Path) -> None:
+    def end(writer: Writer) -> Run:
+        run = Run(writer, Options(Sampling(), asr=False), Callbacks())
+        run.end(0.0)
+        return run
+
+    with writing(folder) as writer:
+        before = generation_of(writer).facts
+        end(writer)
+        assert generation_of(writer).facts == before, "nothing is due"
+        server.down = "Connection refused"
+        assert end(writer).report.not_published == "" and generation_of(writer).facts == before
+        add(writer, "new")
+        assert "Connection refused" in end(writer).report.not_published
+        server.down = ""
+        server.client.delete_collection(before.collection)
+        assert end(writer).report.not_published == "" and generation_of(writer).facts.collection != before.collection
+        server.client.delete_collection(generation_of(writer).facts.collection)
+        end(writer)
     assert_right(server, folder)
 
 
