@@ -147,19 +147,20 @@ def _answer(
         asked = [each for each in remotes if each.place not in missing]
         if not engines and not asked:
             raise LibraryError("; ".join(f"{place}: {reason}" for place, reason in missing.items()))
-        members: list[RemoteMember] = []
-        try:
-            with ExitStack() as opened:
-                members += [opened.enter_context(each.ask(request, query, until_s)) for each in asked]
+        with ExitStack() as opened:
+            members = [opened.enter_context(each.ask(request, query, until_s)) for each in asked]
+            try:
                 hits = _hits(engines, members, (request, query), (opened, until_s))
-        except LibraryUnreachable as exc:
-            tries[exc.place] += 1
-            if not exc.has_changed or tries[exc.place] == MOST_TRIES:
-                missing[exc.place] = exc.reason
-            missing |= {each.place: each.failure() for each in members if each.failure()}
-        else:
-            hits.missing = tuple(Missing(*each) for each in missing.items())
-            return hits
+            except LibraryUnreachable as exc:
+                tries[exc.place] += 1
+                # Before the connections are closed, by which those that are still waiting fail too.
+                failed = {each.place: reason for each in members if (reason := each.failure())}
+                if not exc.has_changed or tries[exc.place] == MOST_TRIES:
+                    failed[exc.place] = exc.reason
+                missing |= failed
+            else:
+                hits.missing = tuple(Missing(*each) for each in missing.items())
+                return hits
 
 
 def _hits(
