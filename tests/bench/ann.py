@@ -1,16 +1,17 @@
 """Recall and speed of the joint index and of other vector indexes:
 
-    python tests/bench/ann.py [--n 1000000] [--questions 100]
+    python tests/bench/ann.py [--preset lite] [--n 1000000] [--questions 100] [--library FOLDER]
 
-384 dimensions in three modalities (ann_data.py), at the default weights of `lite` and at each modality alone, with and
-without a filter that keeps one clip in a hundred. Every engine (ann_engines.py) runs in its own process, one query at a
-time on one thread. Its search parameter (the knob) is raised until recall@10 is 0.99, and then until it equals that of
-vfindex or the values end. `exact` is the joint index without codes, compared with the time of reading its bytes in the
-same run.
+At the width and the default weights of a preset and at each modality alone, without a filter and with filters that keep
+1 % and 10 % (ann_data.py); with --library the vectors are those of a library of this preset, multiplied. Every engine
+(ann_engines.py) runs in its own process, one query at a time on one thread. Its search parameter (the knob) is raised
+until recall@10 is 0.99, and then until it equals that of vfindex or the values end. --bandwidth compares the joint
+index without codes with the time of reading its bytes in the same run.
 
 The peers are not dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec apsw, then run
-with PYTHONPATH=PEERS. Missing ones are skipped. Vectors and indexes are kept in --work; an existing index is reused
-with its build time.
+with PYTHONPATH=PEERS. Missing ones are skipped. Vectors and indexes are kept in --work: what
+was interrupted goes on, and an existing index is reused with its build time. Memory is that after MEMORY_QUESTIONS
+questions.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ann_data import DIM, KNOWN, ORDER, Material, material
-from ann_engines import ENGINES, MODULES, THREADS, WEIGHTS, Engine, Ids, timed_build
+from ann_data import KNOWN, PRESETS, Material, material
+from ann_engines import ENGINES, MODULES, THREADS, Engine, Ids, batches, timed_build
+from numpy.typing import NDArray
 
 from vfindex.storage.records import FloatArray
 
@@ -41,15 +43,15 @@ ENOUGH = 0.99
 TOP_K = 10
 # Scores this close may be in either order: float16 rounds.
 TIE = 1e-3
-# Warm-up queries before timing.
-WARM_UP = 5
+# Warm-up queries before timing, and questions before memory is measured.
+WARM_UP, MEMORY_QUESTIONS = 5, 2000
 # Above this many clips the slowest peers are skipped.
 MOST_FOR_SLOW, SLOW = 200_000, ("lancedb", "sqlite-vec")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One weighting, with or without the filter: queries (n, 384) and the score of the tenth best clip of each."""
+    """One weighting, with or without the filter: queries (n, dim) and the score of the tenth best clip of each."""
 
     name: str
     questions: FloatArray
@@ -77,49 +79,64 @@ class Measured:
 def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description="Compare the joint index with others.")
+    parser.add_argument("--preset", choices=list(PRESETS), default="lite", help="whose widths and weights")
+    parser.add_argument("--library", type=Path, help="whose vectors are multiplied (default: synthetic ones)")
     parser.add_argument("--n", type=int, default=1_000_000, help="clips (default: 1000000)")
     parser.add_argument("--questions", type=int, default=100, help=f"asked, up to {KNOWN} (default: 100)")
     parser.add_argument("--peers", default=",".join(MODULES), help="comma-separated (default: all)")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vfindex-ann", help="kept files")
+    parser.add_argument(
+        "--bandwidth", action="store_true", help="measure the exact scan too, against reading its bytes"
+    )
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    made = material(arguments.work, arguments.n, min(arguments.questions, KNOWN))
+    name = f"{arguments.preset}{'-real' if arguments.library else ''}"
+    work = arguments.work / name
+    work.mkdir(parents=True, exist_ok=True)
+    made = material(work, arguments.preset, arguments.n, min(arguments.questions, KNOWN), arguments.library)
+    given = ["--preset", arguments.preset, "--work", str(arguments.work), "--n", str(arguments.n)]
+    given += [
+        "--questions",
+        str(len(made.asked)),
+        *(["--library", str(arguments.library)] if arguments.library else []),
+    ]
     if arguments.engine:
-        print(json.dumps(measure(arguments.engine, arguments.work, made)))
+        print(json.dumps(measure(arguments.engine, work, made)))
         return
-    truth(arguments.work, made)
+    truth(work, made)
     print(
-        f"{arguments.n:,} clips, {made.clips.shape[1]} dimensions, {len(made.asked)} questions; {os.cpu_count()} cores"
+        f"{name}: {arguments.n:,} clips, {made.shape.dim} dimensions, {len(made.asked)} questions; "
+        f"{os.cpu_count()} cores"
     )
     results: dict[str, Mapping[str, Any]] = {}
-    for name in ("ours", "exact", *filter(None, arguments.peers.split(","))):
+    for name in ("ours", *filter(None, arguments.peers.split(","))):
         if name in MODULES and importlib.util.find_spec(MODULES[name]) is None:
             print(f"{name}: left out, it is not installed (see the head of this file)")
         elif name in SLOW and arguments.n > MOST_FOR_SLOW:
             print(f"{name}: left out above {MOST_FOR_SLOW:,} clips")
         else:
-            results[name] = run(name, arguments.work, made)
+            results[name] = run(name, given)
             if name == "ours":
                 found = {case["case"]: case["recall"] for case in results[name].get("cases", [])}
-                recalls_at(arguments.work, arguments.n).write_text(json.dumps(found))
+                recalls_at(work, arguments.n).write_text(json.dumps(found))
     print_ratios(results)
-    print_bandwidth(arguments.work, made)
+    if arguments.bandwidth:
+        print_bandwidth(work, made)
 
 
-def run(name: str, work: Path, made: Material) -> Mapping[str, Any]:
-    """Measure an engine in its own process, print and return the figures; none if it failed."""
-    of = ["--work", str(work), "--n", str(len(made.clips)), "--questions", str(len(made.asked))]
+def run(name: str, given: Sequence[str]) -> Mapping[str, Any]:
+    """Measure an engine in its own process, print and return the figures; none if it failed. given: options."""
     done = subprocess.run(
-        [sys.executable, __file__, "--engine", name, *of], capture_output=True, text=True, check=False
+        [sys.executable, __file__, "--engine", name, *given], capture_output=True, text=True, check=False
     )
     if done.returncode:
         print(f"{name}: failed\n{done.stderr[-2000:]}")
         return {}
     result = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"\n{name}: built in {result['build_s']:.0f} s, opened in {result['open_s']:.3f} s; memory "
-        f"{result['pss_mb']:.0f} MB (PSS), of which its own {result['own_mb']:.0f} MB; load {os.getloadavg()[0]:.1f}"
+        f"\n{name}: built in {result['build_s']:.0f} s, opened in {result['open_s']:.3f} s; first question "
+        f"after {result['first_s']:.3f} s; memory {result['pss_mb']:.0f} MB (PSS), of which anonymous "
+        f"{result['own_mb']:.0f} MB; {result['disk_mb']:.0f} MB on the disk; load {os.getloadavg()[0]:.1f}"
     )
     heads = f"{'knob':>6}{'recall@10':>11}{'error':>8}{'p50 ms':>10}{'p99 ms':>10}{'processor':>11}"
     print(f"  {'weights, filter':24}{heads}  as much as ours: recall, p50 ms")
@@ -153,6 +170,8 @@ def measure(name: str, work: Path, made: Material) -> dict[str, object]:
     start = time.perf_counter()
     engine.open()
     open_s = time.perf_counter() - start
+    engine.search(made.asked[0] * made.shape.weightings()["default"], engine.knobs[0], None)
+    first_s = time.perf_counter() - start
     kept_at = recalls_at(work, len(made.clips))
     ours = json.loads(kept_at.read_text()) if name in MODULES and kept_at.exists() else {}
     cases = []
@@ -161,8 +180,17 @@ def measure(name: str, work: Path, made: Material) -> dict[str, object]:
         enough = least(engine.knobs, tried, ENOUGH)
         alike = least(engine.knobs, tried, max(ENOUGH, ours.get(case.name, ENOUGH)))
         cases.append({**asdict(enough), "alike": asdict(alike)})
+    case = truth(work, made)[0]
+    for number in range(MEMORY_QUESTIONS):
+        engine.search(case.questions[number % len(case.questions)], int(cases[0]["knob"]), None)
     pss_mb, own_mb = memory_mb()
-    return {"build_s": build_s, "open_s": open_s, "cases": cases, "pss_mb": pss_mb, "own_mb": own_mb}
+    disk_mb = sum(file.stat().st_size for file in _files(engine.path)) / 1e6
+    times = {"build_s": build_s, "open_s": open_s, "first_s": first_s}
+    return {**times, "cases": cases, "pss_mb": pss_mb, "own_mb": own_mb, "disk_mb": disk_mb}
+
+
+def _files(path: Path) -> list[Path]:
+    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
 
 
 def recalls_at(work: Path, count: int) -> Path:
@@ -183,7 +211,7 @@ def least(knobs: Sequence[int], tried: Callable[[int], Measured], wanted: float)
     return max(map(tried, knobs), key=lambda trial: trial.recall)
 
 
-def ask(engine: Engine, case: Case, clips: FloatArray, knob: int) -> Measured:
+def ask(engine: Engine, case: Case, clips: NDArray[np.float16], knob: int) -> Measured:
     """Run all queries of a case with one knob value."""
     for question in case.questions[:WARM_UP]:
         engine.search(question, knob, case.kept)
@@ -193,7 +221,7 @@ def ask(engine: Engine, case: Case, clips: FloatArray, knob: int) -> Measured:
         found = engine.search(question, knob, case.kept)
         worked.append(1000 * (time.process_time() - began))
         taken.append(1000 * (time.perf_counter() - start))
-        scores = clips[found[:TOP_K]] @ question
+        scores = np.asarray(clips[found[:TOP_K]], np.float32) @ question
         shares.append(np.count_nonzero(scores >= bar - TIE * max(1.0, abs(bar))) / TOP_K)
     p50_ms, p99_ms = np.percentile(taken, [50, 99]).tolist()
     error = float(np.std(shares)) / math.sqrt(len(shares))
@@ -203,32 +231,33 @@ def ask(engine: Engine, case: Case, clips: FloatArray, knob: int) -> Measured:
 def truth(work: Path, made: Material) -> list[Case]:
     """Return the cases; their tenth best scores are stored in `work`."""
     kept_at = work / f"truth{len(made.clips)}-{len(made.asked)}.npz"
-    weightings = {"default": [WEIGHTS[m] for m in ORDER]} | {m: [float(m == each) for each in ORDER] for m in ORDER}
-    asked = {name: made.asked * np.repeat(np.float32(factors), DIM) for name, factors in weightings.items()}
+    asked = {name: made.asked * factors for name, factors in made.shape.weightings().items()}
+    everything, filters = np.concatenate(list(asked.values())), {"": None, **{f", {s:.0%} kept": s for s in made.kept}}
     if not kept_at.exists():
-        everything = np.concatenate(list(asked.values()))
-        among_kept = everything @ np.asarray(made.clips[made.kept]).T
-        np.savez(kept_at, all=_tenth(everything, made.clips), kept=np.sort(among_kept, axis=1)[:, -TOP_K])
+        tenths = {"all": _tenth(everything, made.clips)}
+        tenths |= {str(share): _tenth(everything, made.clips[rows]) for share, rows in made.kept.items()}
+        np.savez(kept_at, **tenths)
     stored = np.load(kept_at)
+    bars = {share: np.split(stored[str(share or "all")], len(asked)) for share in filters.values()}
     return [
-        Case(name + filtered, questions, np.split(stored[which], len(asked))[number], kept)
-        for filtered, which, kept in (("", "all", None), (", 1 % kept", "kept", made.kept))
+        Case(name + filtered, questions, bars[share][number], None if share is None else made.kept[share])
+        for filtered, share in filters.items()
         for number, (name, questions) in enumerate(asked.items())
     ]
 
 
-def _tenth(questions: FloatArray, clips: FloatArray) -> FloatArray:
+def _tenth(questions: FloatArray, clips: NDArray[np.float16]) -> FloatArray:
     """Return the score of the tenth best clip of each question."""
     best = np.full((len(questions), TOP_K), -np.inf, np.float32)
-    for first in range(0, len(clips), 50_000):
-        scores = questions @ np.asarray(clips[first : first + 50_000]).T
+    for part in batches(clips):
+        scores = questions @ part.T
         scores = np.partition(scores, -TOP_K, axis=1)[:, -TOP_K:]
         best = np.sort(np.concatenate([best, scores], axis=1), axis=1)[:, -TOP_K:]
     return best[:, 0]
 
 
 def memory_mb() -> tuple[float, float]:
-    """Return the proportional memory of this process, mapped files included, and its peak of private memory."""
+    """Return the proportional memory of this process, mapped files included, and its anonymous part."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
     kb = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
     return kb["Pss"] / 1024, kb["Pss_Anon"] / 1024

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from ann_data import DIM, ORDER, Material
+from ann_data import Material
 from numpy.typing import NDArray
 
 from vfindex.storage.index import segment
 from vfindex.storage.index.builder import Draft, Recipe
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
-from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray, StoredFile
 
-# The weights of `lite`.
-WEIGHTS: Mapping[ModalityName, float] = {"visual": 1.0, "speech": 0.4, "text": 0.4}
 THREADS = 2
 # Clips given to a peer at a time.
 BATCH = 50_000
@@ -29,9 +26,10 @@ Ids = NDArray[np.int64]
 
 
 class Engine(Protocol):
-    """knobs: values of the search parameter, rising; one value if there is none to tune."""
+    """knobs: values of the search parameter, rising; one value if there is none to tune. path: of what was built."""
 
     knobs: Sequence[int]
+    path: Path
 
     def __init__(self, folder: Path, material: Material) -> None: ...
 
@@ -56,14 +54,19 @@ class Ours:
         self.material = material
 
     def build(self) -> None:
-        zero = np.zeros(DIM, np.float32)
-        spec = JointSpec({m: ModalitySpec(zero, zero, 1.0, WEIGHTS[m]) for m in ORDER})
-        banks = np.split(self.material.background, len(ORDER), axis=1)
-        priors = {m: ModalityPrior(zero, zero, 1.0, bank, WEIGHTS[m]) for m, bank in zip(ORDER, banks, strict=True)}
+        shape, zeros = (
+            self.material.shape,
+            {m: np.zeros(dim, np.float32) for m, dim in self.material.shape.dims.items()},
+        )
+        spec = JointSpec({m: ModalitySpec(zero, zero, 1.0, shape.weights[m]) for m, zero in zeros.items()})
+        priors = {
+            m: ModalityPrior(zeros[m], zeros[m], 1.0, self.material.background[:, where], shape.weights[m])
+            for m, where in shape.slices().items()
+        }
         clips = self.material.clips
         self.path.mkdir(exist_ok=True)
         draft = Draft(self.path, 1, Recipe(spec, priors))
-        draft.put(np.arange(len(clips)), (clips[first : first + BATCH] for first in range(0, len(clips), BATCH)))
+        draft.put(np.arange(len(clips)), batches(clips))
         (self.path / "stored.json").write_text(json.dumps(asdict(draft.finish())))
 
     def open(self) -> None:
@@ -98,7 +101,7 @@ class HnswLib:
     def build(self) -> None:
         self.index.init_index(max_elements=len(self.clips), M=16, ef_construction=200)
         for first in range(0, len(self.clips), BATCH):
-            part = self.clips[first : first + BATCH]
+            part = np.asarray(self.clips[first : first + BATCH], np.float32)
             self.index.add_items(part, np.arange(first, first + len(part)), num_threads=THREADS)
         self.index.save_index(str(self.path))
 
@@ -133,7 +136,7 @@ class USearch:
 
     def build(self) -> None:
         for first in range(0, len(self.clips), BATCH):
-            part = np.ascontiguousarray(self.clips[first : first + BATCH])
+            part = np.asarray(self.clips[first : first + BATCH], np.float32)
             self.index.add(np.arange(first, first + len(part)), part, threads=THREADS)
         self.index.save(str(self.path))
 
@@ -159,7 +162,7 @@ class Lance:
         import pyarrow
 
         def rows(first: int) -> Any:
-            part = np.ascontiguousarray(self.clips[first : first + BATCH])
+            part = np.asarray(self.clips[first : first + BATCH], np.float32)
             flat = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(part.reshape(-1)), part.shape[1])
             return pyarrow.table({"id": np.arange(first, first + len(part)), "vector": flat})
 
@@ -204,9 +207,7 @@ class SqliteVec:
     def build(self) -> None:
         self.path.unlink(missing_ok=True)
         width = self.clips.shape[1] + 1
-        squares = np.concatenate(
-            [(self.clips[f : f + BATCH] ** 2).sum(axis=1) for f in range(0, len(self.clips), BATCH)]
-        )
+        squares = np.concatenate([(part**2).sum(axis=1) for part in batches(self.clips)])
         last = np.sqrt(squares.max() - squares).astype(np.float32)
         with self._connect() as connection:
             connection.execute(f"CREATE VIRTUAL TABLE clips USING vec0(id INTEGER PRIMARY KEY, vector float[{width}])")
@@ -224,6 +225,11 @@ class SqliteVec:
         parameters += [] if kept is None else [json.dumps(kept.tolist())]
         rows = self.connection.execute(f"SELECT id FROM clips WHERE vector MATCH ? AND k = ?{among}", parameters)
         return np.array([id_ for (id_,) in rows], np.int64)
+
+
+def batches(clips: NDArray[np.float16]) -> Iterator[FloatArray]:
+    """Yield the clips as float32, BATCH at a time."""
+    return (np.asarray(clips[first : first + BATCH], np.float32) for first in range(0, len(clips), BATCH))
 
 
 ENGINES: Mapping[str, type[Engine]] = {
