@@ -31,7 +31,7 @@ HOMES = {
     "charset_normalizer": ("indexer/speech/text_encoding.py",),
     "cv2": ("indexer/extractors/ocr.py",),
     "ctranslate2": ("indexer/speech/backends.py",),
-    "faiss": ("storage/index/flat.py", "storage/index/ivf_pq.py"),
+    "faiss": ("storage/index/codes.py", "storage/index/flat.py", "storage/index/ivf_pq.py"),
     "faster_whisper": ("indexer/speech/backends.py",),
     "ir_measures": ("search/evaluation/metrics.py",),
     "ftfy": ("storage/encoders/cleaning.py", "indexer/speech/text_encoding.py"),

@@ -31,10 +31,6 @@ class SearchParams:
         """Return twice as many candidates of all lists, at most so many."""
         return SearchParams(max(self.candidates, min(2 * self.candidates, most)), 1.0)
 
-    def covers(self, other: SearchParams) -> bool:
-        """Return whether it finds at least what `other` finds."""
-        return self.candidates >= other.candidates and self.share >= other.share
-
 
 @dataclass(frozen=True, slots=True)
 class WeightingParams:

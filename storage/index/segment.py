@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from vfindex.storage.ids import positions_in
 from vfindex.storage.index import ivf_pq
+from vfindex.storage.index.codes import CODES
 from vfindex.storage.index.file_format import Blocks, IndexFile, damage
 from vfindex.storage.index.flat import HalfVectors
 from vfindex.storage.index.ivf_pq import IvfPq
-from vfindex.storage.index.search_params import SearchParams, TunedParams
+from vfindex.storage.index.search_params import TunedParams
 from vfindex.storage.records import FloatArray, StoredFile
 
 # Up to this many clips are one flat segment: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s. The flat segments of a
@@ -132,32 +133,35 @@ class IndexSegment:
         top_k = min(top_k, count)
         if not top_k:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
-        candidates = self._candidates(query, top_k, kept, count)
-        if candidates is not None:
-            found = self._scored(query, candidates, top_k)
-            # Clips without the query's modality score 0, many at once: their order among the codes says nothing about
-            # the clips that a filter selects.
-            if count >= MOSTLY * len(self.ids) or found[0][-1] > 0:
-                return found
+        found = self._found_by_codes(query, top_k, kept, count)
+        # Clips without the query's modality score 0, many at once: their order among the codes says nothing about the
+        # clips that a filter selects.
+        if found is not None and (count >= MOSTLY * len(self.ids) or found[0][-1] > 0):
+            return found
         return self._scan(query, top_k, kept)
 
-    def _candidates(
+    def _found_by_codes(
         self, query: FloatArray, top_k: int, kept: NDArray[np.bool_] | None, count: int
-    ) -> NDArray[np.int64] | None:
-        """Return rows that contain the best, or None if scoring all `count` is faster or the only way."""
+    ) -> tuple[FloatArray, NDArray[np.int64]] | None:
+        """Return (scores, rows) of the best, or None if scoring all `count` is faster or the only way.
+
+        What a filter selects is looked for in as many lists as hits at its depth among all need. How many candidates
+        it needs was not measured: the best must lie in the first half of them, else there are more.
+        """
         if self.codes is None or self.tuned is None:
             return None
-        measured = self.tuned.choose(query)
-        reach = measured.of(top_k * len(self.ids) // count)
-        while reach.candidates and self.codes.cost(reach.candidates, reach.share) < count:
-            places = self.codes.nearest(query, reach.candidates, reach.share)
-            if kept is None:
-                return places if len(places) >= top_k else None
-            at = np.flatnonzero(kept[places])
-            # The parameters hold for as many first candidates as were measured, whichever of them a filter selects.
-            if len(at) >= top_k and reach.covers(measured.of(int(at[top_k - 1]) + 1)):
-                return places[at]
-            reach = SearchParams(2 * reach.candidates, 1.0)
+        params, is_most = self.tuned.choose(query), count >= MOSTLY * len(self.ids)
+        reach = params.of(-(-top_k * len(self.ids) // count))
+        candidates, share = (reach if is_most else params.of(top_k)).candidates, reach.share
+        while candidates and self.codes.cost(candidates, share) < count:
+            places = self.codes.nearest(query, candidates, share, kept)
+            if len(places) >= top_k:
+                scores, best = self._scored(query, places, top_k)
+                if is_most or len(places) == count or not np.isin(best, places[len(places) // 2 :]).any():
+                    return scores, best
+            elif kept is None:
+                return None
+            candidates, share = 2 * candidates, min(1.0, 2 * share)
         return None
 
     def _scan(
@@ -245,7 +249,7 @@ class IndexSegment:
 
 def flat_clips() -> int:
     """Return how many clips the flat segments of a large library have at most; codes are learned from some."""
-    return max(ivf_pq.CODES, int(FLAT_SHARE * EXACT_CLIPS))
+    return max(CODES, int(FLAT_SHARE * EXACT_CLIPS))
 
 
 def facts_of(tuned: TunedParams | None = None, seconds: float = 0.0) -> dict[str, Any]:

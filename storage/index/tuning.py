@@ -226,8 +226,10 @@ class _Trial:
         self, share: float, queries: FloatArray, best: FloatArray
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         first, many = np.full(best[:, :FIRST].shape, MOST), np.full(best.shape, MOST)
+        asked = np.flatnonzero(np.any(queries, axis=0))
+        span = slice(int(asked[0]), int(asked[-1]) + 1) if len(asked) else slice(None)
         for row, places in enumerate(self.codes.nearest_of(queries, MOST, share)):
-            scores, at = HalfVectors(self.rows[places[places >= 0]]).best(queries[row], best.shape[1])
+            scores, at = HalfVectors(self.rows[places[places >= 0], span]).best(queries[row, span], best.shape[1])
             for ranks in (first[row], many[row]):
                 bar = best[row, len(ranks) - 1]
                 found = at[: len(ranks)][scores[: len(ranks)] >= bar - _tie(bar)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from library_maker import DIM, add_video, axis, clip, install
@@ -21,6 +22,7 @@ from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import IndexUnusable, LibraryDamaged
 from vfindex.storage.index import builder, gate, merging, segment, tuning
 from vfindex.storage.index.builder import Draft
+from vfindex.storage.index.codes import CODES, DIMS, Coder, encode
 from vfindex.storage.index.file_format import writing_index
 from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq, code_name
@@ -332,6 +334,19 @@ def test_a_bitmap_of_another_length_is_damage(writer: Writer) -> None:
 # --- indexes of earlier versions ------------------------------------------------------------------------------------
 
 
+def coder_before(rows: FloatArray, segments: Sequence[slice]) -> Coder:
+    """Return the codes of the version before: one for every two dimensions, of the vectors as they are."""
+    books = []
+    for where in segments:
+        part = np.asarray(rows[:, where], np.float32)
+        part = np.pad(part, ((0, 0), (0, -part.shape[1] % 4)))
+        quantizer = faiss.ProductQuantizer(part.shape[1], part.shape[1] // 2, 4)
+        quantizer.cp.min_points_per_centroid = 1
+        quantizer.train(part)
+        books.append(faiss.vector_to_array(quantizer.centroids).reshape(-1, 2 * CODES))
+    return Coder(tuple(segments), np.concatenate(books))
+
+
 def as_before(writer: Writer) -> Generation:
     """Give the library an index as the version before wrote it: rows of deleted clips 0, and named in the file."""
     generation, index = current(writer)
@@ -344,9 +359,10 @@ def as_before(writer: Writer) -> Generation:
         file.put("rows", "<f2", [rows])
         for name, dtype in (("members", "<i4"), ("ends", "<i8"), ("centroids", "<f4")):
             file.put(name, dtype, [getattr(part.codes.lists, name)])
-        file.put("codebook", "<f4", [part.codes.codebook])
-        for number, codes in enumerate(part.codes._codes):
-            file.put(code_name(number), "|u1", [codes])
+        coder = coder_before(rows, part.codes.coder.segments)
+        file.put("codebook", "<f4", [coder.codebook])
+        for number in range(len(coder.segments)):
+            file.put(code_name(number), "|u1", encode(rows, part.codes.lists, coder, number))
         stored = file.end({"built": CLIPS, "efforts": part.tuned.to_dict(), "replaced": 3})
     with writer.catalog.transaction() as connection:
         values = {"size": stored.size_bytes, "sha256": stored.sha256}
@@ -365,6 +381,7 @@ def test_an_index_of_the_version_before_becomes_the_first_segment(
     assert_holds_the_library(writer)
     queries = np.random.default_rng(9).standard_normal((8, current(writer)[1].dim)).astype(np.float32)
     before = current(writer)[1].nearest(queries, 10)
+    assert current(writer)[1].segments[0].codes.coder.dims == 2
     puts: list[int] = []
     plain = Draft.put
     monkeypatch.setattr(Draft, "put", lambda self, ids, rows: puts.append(len(ids)) or plain(self, ids, rows))
@@ -380,5 +397,6 @@ def test_an_index_of_the_version_before_becomes_the_first_segment(
     assert set(before[1][0].tolist()) - set(range(41, 61)) <= set(old.tolist())
     assert_holds_the_library(writer)
     assert merge_all(writer) and sizes(writer) == [CLIPS - CLIPS_EACH]
+    assert current(writer)[1].segments[0].codes.coder.dims == DIMS
     assert_holds_the_library(writer)
     assert SearchEngine.open(writer.folder).library().folder == writer.folder

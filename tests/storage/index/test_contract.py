@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from library_maker import DIM, prior
 from numpy.typing import NDArray
 
-from vfindex.storage.index import segment, tuning
+from vfindex.storage.index import codes, segment, tuning
 from vfindex.storage.index.builder import Draft, Recipe
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.merging import due_merges
@@ -33,7 +34,13 @@ Ids = NDArray[np.int64]
 ZERO = np.zeros(DIM, np.float32)
 RECIPE = Recipe(
     JointSpec({m: ModalitySpec(ZERO, ZERO, 1.0, w) for m, w in (("visual", 1.0), ("speech", 0.5))}),
-    {"visual": prior(), "speech": prior(weight=0.5)},
+    # Background queries like those that are asked: what is tuned for others has no known recall.
+    {
+        "visual": replace(prior(), background=np.random.default_rng(6).standard_normal((64, DIM)).astype(np.float32)),
+        "speech": replace(
+            prior(weight=0.5), background=np.random.default_rng(7).standard_normal((64, DIM)).astype(np.float32)
+        ),
+    },
 )
 WIDTH = RECIPE.spec.dim
 
@@ -140,7 +147,9 @@ def index(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param != "flat":
         monkeypatch.setattr(segment, "EXACT_CLIPS", 80)
         monkeypatch.setattr(IvfPq, "cost", lambda *_: 0.0)
-        monkeypatch.setattr(tuning, "QUESTIONS", 16)
+        monkeypatch.setattr(tuning, "QUESTIONS", 32)
+        monkeypatch.setattr(tuning, "REQUIRED", ((1.0, 0.0), (1.0, 0.0)))  # one miss of twelve queries is 0.008
+        monkeypatch.setattr(codes, "DIMS", 2)  # of 8 in all: one code would be half of a vector
     yield Index(tmp_path, merges=request.param == "merged")
 
 

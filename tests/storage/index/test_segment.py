@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -17,8 +18,9 @@ from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import DimensionError, LibraryDamaged
 from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
+from vfindex.storage.index.codes import Coder, Lists, cluster, encode, train
 from vfindex.storage.index.file_format import BLOCK_BYTES, IndexFile, writing_index
-from vfindex.storage.index.ivf_pq import IvfPq, Lists, cluster, encode, train
+from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
 from vfindex.storage.index.segment import IndexSegment, facts_of
@@ -165,9 +167,9 @@ def test_some_outdated_clips_cost_no_scan(large: Path, monkeypatch: pytest.Monke
 
 def codes_of(rows: FloatArray, segments: list[slice]) -> IvfPq:
     lists = cluster(rows, rows, np.ones(rows.shape[1], np.float32))
-    codebook = train(rows, segments)
-    codes = [np.concatenate(list(encode(rows, lists, segments, codebook, at))) for at in range(len(segments))]
-    return IvfPq(segments, lists, codebook, codes)
+    coder = train(rows - lists.centroids[lists.of_rows()], segments)
+    codes = [np.concatenate(list(encode(rows, lists, coder, at))) for at in range(len(segments))]
+    return IvfPq(coder, lists, codes)
 
 
 def test_the_effort_follows_the_weights_of_a_question() -> None:
@@ -212,6 +214,50 @@ def test_codes_of_every_choice_of_modalities_find_their_best(dims: tuple[int, ..
     assert codes.nearest(np.zeros(ends[-1], np.float32), 7).tolist() == list(range(7))
     nothing = codes_of(np.zeros((40, ends[-1]), np.float32), segments)
     assert sorted(nothing.nearest(query, 40).tolist()) == list(range(40))
+
+
+def some_codes() -> tuple[FloatArray, IvfPq]:
+    rows = np.random.default_rng(3).standard_normal((1000, 16)).astype(np.float32)
+    return rows, codes_of(rows, [slice(0, 10), slice(10, 16)])
+
+
+def test_a_query_copies_only_the_lists_that_it_reads() -> None:
+    rows, codes = some_codes()
+    count = len(codes.lists.ends)
+    found = codes.nearest(rows[0], 100, 3 / count)
+    [scanner] = codes._scanners.values()
+    copied = [number for number in range(count) if scanner._into.list_size(number)]
+    assert len(copied) == 3 and set(found.tolist()) <= set(
+        np.flatnonzero(np.isin(codes.lists.of_rows(), copied)).tolist()
+    )
+    codes.nearest(rows[1], 100)
+    assert codes.nearest(rows[0], 100, 3 / count).tolist() == found.tolist()
+    assert [scanner._into.list_size(number) for number in range(count)] == codes.lists.sizes.tolist()
+
+
+def test_threads_share_the_lists_that_they_copy() -> None:
+    rows, codes = some_codes()
+    alone = [codes.nearest(row, 50, 0.2).tolist() for row in rows[:64]]
+    _, together = some_codes()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda row: together.nearest(row, 50, 0.2).tolist(), rows[:64])) == alone
+
+
+def test_a_filter_is_kept_to_in_the_scan() -> None:
+    rows, codes = some_codes()
+    random = np.random.default_rng(4)
+    for share in (0.01, 0.1, 0.5):
+        kept = random.random(len(rows)) < share
+        every = codes.nearest(rows[7], len(rows))
+        wanted = every[kept[every]]
+        few = codes.nearest(rows[7], 5, 1.0, kept)
+        assert set(few.tolist()) <= set(wanted.tolist()) and len(few) == min(5, len(wanted))
+        assert sorted(codes.nearest(rows[7], len(rows), 1.0, kept).tolist()) == np.flatnonzero(kept).tolist()
+        half = codes.nearest(rows[7], len(rows), 0.5, kept)
+        assert kept[half].all() and np.count_nonzero(kept) / 2 <= len(half)
+    far = codes.lists.of_rows() == codes._scanner((0, 1)).lists_of(rows[7:8], len(codes.lists.ends))[1][0, -1]
+    assert sorted(codes.nearest(rows[7], 1000, 0.01, far).tolist()) == np.flatnonzero(far).tolist()
+    assert codes.nearest(rows[7], 10, 1.0, np.zeros(len(rows), bool)).tolist() == []
 
 
 def test_codes_with_too_little_recall_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,12 +354,12 @@ def test_one_bad_block_of_many_is_seen_when_all_are_checked(tmp_path: Path, monk
         JointIndex.load(tmp_path, kept, thorough=True)
 
 
-@pytest.mark.parametrize("harm", ["nowhere", "before", "backwards", "short", "none", "codes", "book"])
+@pytest.mark.parametrize("harm", ["nowhere", "before", "backwards", "short", "none", "codes", "book", "turn"])
 def test_lists_that_would_lead_out_of_memory_are_refused(harm: str) -> None:
     rows = np.random.default_rng(0).standard_normal((2000, 8)).astype(np.float32)
-    whole = codes_of(rows, segments := [slice(0, 8)])
+    whole = codes_of(rows, [slice(0, 8)])
     members, ends, centroids = whole.lists.members.copy(), whole.lists.ends.copy(), whole.lists.centroids
-    codes, book = next(encode(rows, whole.lists, segments, whole.codebook, 0)), whole.codebook
+    codes, book, turns = next(encode(rows, whole.lists, whole.coder, 0)), whole.coder.codebook, whole.coder.turns
     match harm:
         case "nowhere":
             members[123] = 2000
@@ -329,8 +375,10 @@ def test_lists_that_would_lead_out_of_memory_are_refused(harm: str) -> None:
             codes = codes[:-1]
         case "book":
             book = book[:-1]
+        case "turn":
+            turns = (turns[0][:, 1:],)
     with pytest.raises(ValueError, match=r"lists|codes"):
-        IvfPq(segments, Lists(members, ends, centroids), book, [codes])
+        IvfPq(Coder((slice(0, 8),), book, turns), Lists(members, ends, centroids), [codes])
 
 
 def test_an_index_of_the_form_before_is_built_again(tmp_path: Path) -> None:
