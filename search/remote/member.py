@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as NotDone
 from dataclasses import dataclass, replace
 from threading import Thread
@@ -37,8 +37,8 @@ from vfindex.storage.modalities import ModalityName, frame_modality
 from vfindex.storage.records import ClipKey, FloatArray
 
 T = TypeVar("T")
-# Seconds for a thread to say that its time is over.
-_SLACK_S = 1.0
+# Seconds for a thread to say that its time is over; and between the ends of servers that were asked at once.
+_SLACK_S, _AT_ONCE_S = 1.0, 0.05
 _WRONG = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, LibraryDamaged)
 
 
@@ -139,7 +139,8 @@ class RemoteMember:
 
     def failure(self) -> str:
         """Return why there was no answer so far, "" if none is known to be missing."""
-        exc = self._last.exception() if self._last.done() else None
+        done, _ = wait([self._last], _AT_ONCE_S)
+        exc = self._last.exception() if done else None
         return exc.reason if isinstance(exc, LibraryUnreachable) and not exc.has_changed else ""
 
     # --- the first step ---------------------------------------------------------------------------------------------

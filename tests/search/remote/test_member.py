@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,22 @@ import numpy as np
 import pytest
 from library_maker import add_video, axis
 from parted import ENCODED_AGAIN, FOOTAGE, NAMES, QUERIES, SEEN, answers, moving
-from serving import Site, serving
+from serving import PATIENCE_S, Site, serving
 
 from vfindex.search.calibration.labels import META_KEY, SCORES, Calibration, ModalityCalibration
 from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.image import Picture, Pictures
 from vfindex.search.query.like import Like
+from vfindex.search.query.parser import parse
+from vfindex.search.query.request import Request
 from vfindex.search.remote import member as member_module
 from vfindex.search.remote.address import Address
 from vfindex.search.remote.connection import Connection
 from vfindex.search.remote.member import RemoteLibrary
 from vfindex.search.results import Hits
 from vfindex.search.service import SearchService
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import LibraryUnreachable, QueryError, UsageError
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.shared_spec import use_own_spec
 from vfindex.storage.records import ClipKey, Location
@@ -234,6 +237,21 @@ def test_a_library_that_grows_while_it_is_asked_is_asked_again(
         changes = 100
         [missing] = service.search("a", min_confidence="none").missing
         assert missing.reason == "it changes too fast to be searched; ask again after its run"
+
+
+def test_servers_that_are_silent_together_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member_module, "_AT_ONCE_S", float(PATIENCE_S))
+    begun = threading.Event()
+
+    def silent(self: Any, *_: Any) -> Any:
+        assert begun.wait(PATIENCE_S)
+        raise LibraryUnreachable("https://films.example", "it does not answer in time")
+
+    monkeypatch.setattr(Connection, "ask", silent)
+    library, query = RemoteLibrary(Address("https", "films.example", 443)), parse("a")
+    with library.ask(Request("a"), query, None) as member:
+        threading.Timer(0.01, begun.set).start()
+        assert member.failure() == "it does not answer in time"
 
 
 def test_another_spec_is_named_and_the_others_answer(folders: list[Path], tmp_path: Path) -> None:
