@@ -40,7 +40,7 @@ from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_index_server, put_shared_spec
 from vfindex.storage.qdrant.draft import QdrantDraft
-from vfindex.storage.qdrant.index import OpenIndex, QdrantGeneration, Source, open_index
+from vfindex.storage.qdrant.index import QDRANT_SUFFIX, OpenIndex, QdrantGeneration, Source, open_index
 from vfindex.storage.records import StoredFile
 from vfindex.storage.settings_backup import write_backup
 from vfindex.storage.user.questions import kept_count, kept_questions
@@ -167,7 +167,10 @@ class Publisher:
             generation = snapshot.generation()
         self._collections.drop_unused(self._library)
         index = None if generation is None else self._library.load_index(generation)
-        if generation is None or not isinstance(index, JointIndex) or all(map(is_erased, index.segments)):
+        if generation is None or index is None:
+            return
+        if not isinstance(index, JointIndex) or all(map(is_erased, index.segments)):
+            self._drop_old_files()  # which a publication that was killed has left
             return
         with on_disk("the joint index"):
             marks = {each: marked(each, folder) for each in index.segments if not is_erased(each)}
@@ -223,8 +226,12 @@ class Publisher:
             _insert(connection, file, generation.spec, values)
         self._drop_old_files()
 
-    def left_elsewhere(self) -> str:
-        """Return why Qdrant may still hold what was removed, "" if it does not."""
+    def left(self) -> str:
+        """Return why the joint index may still hold what was removed, "" if it does not."""
+        with self._library.snapshot() as snapshot:
+            generation = snapshot.generation()
+        if generation is not None and not generation.file.endswith(QDRANT_SUFFIX) and self._catalog.change():
+            return "the joint index holds it until the next run publishes another"
         return self._collections.left(self._library)
 
     def _making(self, snapshot: Snapshot, plan: _Plan, *, compares: bool) -> _Making:

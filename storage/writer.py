@@ -242,7 +242,7 @@ class Writer:
             self.write_backup()  # of sources and file hashes; a kill from here on leaves no part of it
             try:
                 database = self.folder / "library.db"
-                self._scrubbed = scrub(self.catalog.engine, database, self.publisher.left_elsewhere())
+                self._scrubbed = scrub(self.catalog.engine, database, self.publisher.left())
             except sqlite3.DatabaseError as exc:
                 raise translated(exc) from exc
         return self._scrubbed or Scrubbed()

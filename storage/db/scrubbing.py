@@ -44,23 +44,23 @@ _UNREAD = "SELECT 1 FROM location WHERE beside = '?' LIMIT 1"
 class Scrubbed:
     """The result. log_bytes: left in the log because a reader holds it. free_pages: overwritten, not cut off.
 
-    fault: why the database could not be rewritten, else "". elsewhere: what another machine still holds, else "".
+    fault: why the database could not be rewritten, else "". in_index: why the joint index still holds some, else "".
     """
 
     log_bytes: int = 0
     free_pages: int = 0
     fault: str = ""
-    elsewhere: str = ""
+    in_index: str = ""
 
     @property
     def is_complete(self) -> bool:
-        return not (self.log_bytes or self.fault or self.elsewhere)
+        return not (self.log_bytes or self.fault or self.in_index)
 
 
-def scrub(engine: Engine, database: Path, elsewhere: str = "") -> Scrubbed:
+def scrub(engine: Engine, database: Path, in_index: str = "") -> Scrubbed:
     """Scrub the database of a writer's `engine`. Raises sqlite3.DatabaseError if it is damaged.
 
-    elsewhere: what another machine still holds of what was removed; the next writer scrubs again then.
+    in_index: why the joint index still holds what was removed; the next writer scrubs again then.
     """
     pooled = engine.raw_connection()
     try:
@@ -70,7 +70,7 @@ def scrub(engine: Engine, database: Path, elsewhere: str = "") -> Scrubbed:
         connection.execute("INSERT INTO document_fts(document_fts) VALUES ('optimize')")
         fault = _compact(connection, database.parent)
         log_bytes = _empty_log(connection, database)
-        done = Scrubbed(log_bytes, _pragma(connection, "freelist_count"), fault, elsewhere)
+        done = Scrubbed(log_bytes, _pragma(connection, "freelist_count"), fault, in_index)
         if done.is_complete and not connection.execute(_UNREAD).fetchone():
             connection.execute("DELETE FROM meta WHERE key = ?", (SCRUB,))
             _empty_log(connection, database)

@@ -311,8 +311,8 @@ def _cleaned(writer: Writer, names: list[str], gone: _Contents, settings: Remova
     except LibraryError as exc:
         fault = str(exc)
     scrubbed = writer.scrub()
-    if scrubbed.elsewhere and not fault:
-        fault = scrubbed.elsewhere
+    if scrubbed.in_index and not fault:
+        fault = scrubbed.in_index
     quick = [Place("index", "index/", int(bool(fault)), fault), *_pages(writer, scrubbed), *_beside(writer, gone)]
     if settings.cache is None:
         return quick

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vfindex.storage import publication
 from vfindex.storage.db import migrations
 from vfindex.storage.db.documents import TranscriptUpdate
 from vfindex.storage.db.reader import Generation
+from vfindex.storage.db.scrubbing import SCRUB
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.index import gate
 from vfindex.storage.index import segment as vectors
@@ -120,6 +122,10 @@ def snapshot_changes(writer: Writer) -> NDArray[np.int64]:
     with writer.library.snapshot() as snapshot:
         generation = snapshot.generation()
         return snapshot.changed(0 if generation is None else generation.watermark)
+
+
+def killed(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_renamed_video_is_found_by_its_new_name_once_published(writer: Writer, built: list[int], size: int) -> None:
@@ -226,9 +232,6 @@ def test_an_interrupted_erasure_is_finished(writer: Writer, size: int, monkeypat
     if size > CLIPS:
         pytest.skip("an index without codes is always built")
 
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     writer.catalog.remove(b"/videos/v1")
     writer.publish()
     for name in ("erase", "write_list"):
@@ -243,6 +246,32 @@ def test_an_interrupted_erasure_is_finished(writer: Writer, size: int, monkeypat
     writer.publish()
     assert_as_scanned(writer, np.stack([asked_for(generation, title) for title in unit(5)]))
     assert verify(writer.library).problems == []
+
+
+@pytest.mark.parametrize("fault", ["refused", "killed", "killed when committed"])
+def test_what_no_publication_erased_is_erased_later(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Whatever keeps a removal from its publication, or a publication from its end."""
+    folder = tmp_path / "library"
+    shutil.copytree(published, folder)
+    with writing(folder) as writer:
+        vectors_of = bytes(current(writer)[1].segments[0].rows[5:10])
+        writer.catalog.remove(b"/videos/v1")
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(publication, "refusal", lambda *_, **__: "it is worse")
+            if fault == "killed when committed":
+                patch.undo()
+                patch.setattr(publication.Publisher, "_drop_old_files", killed)
+            if fault != "killed":
+                writer.publish_changes()
+        scrubbed = None if fault == "killed when committed" else writer.scrub()
+        assert scrubbed is None or (scrubbed.in_index and writer.catalog.get(SCRUB) == "1")
+    with writing(folder) as writer:
+        writer.publish_changes()
+    assert [path.name for path in folder.rglob("*") if path.is_file() and vectors_of in path.read_bytes()] == []
+    with writing(folder) as writer:
+        assert writer.catalog.get(SCRUB) is None and verify(writer.library).problems == []
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------

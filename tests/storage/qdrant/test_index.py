@@ -377,7 +377,7 @@ def test_what_is_removed_while_the_server_is_down_is_deleted_later(server: Serve
         server.down = "Connection refused"
         assert "cannot be used (Connection refused)" in writer.publish_changes()
         scrubbed = writer.scrub()
-        assert name in scrubbed.elsewhere and not scrubbed.is_complete
+        assert name in scrubbed.in_index and not scrubbed.is_complete
     assert set(range(21, 25)) <= {int(each.id) for each in server.client.scroll(name, limit=1000)[0]}
     server.down = ""
     with writing(folder) as writer:
@@ -396,9 +396,9 @@ def test_a_collection_that_could_not_be_deleted_is_deleted_later(
         rebuild(folder, place="built-in")
     assert server.names() == [name]
     with writing(folder) as writer:
-        assert name in writer.publisher.left_elsewhere()
+        assert name in writer.publisher.left()
         writer.publish()
-        assert writer.publisher.left_elsewhere() == "" and Collections(writer.catalog).all() == ()
+        assert writer.publisher.left() == "" and Collections(writer.catalog).all() == ()
     assert server.names() == []
 
 
