@@ -11,7 +11,7 @@ import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -78,7 +78,11 @@ def create_app(
             Mount("/static", _Static(directory=STATIC_FOLDER), name="static"),
         ],
         middleware=[Middleware(Gate, settings, sessions)],
-        exception_handlers={Refusal: _error, VfindexError: _error, HTTPException: _error, Exception: bug},
+        exception_handlers={
+            **dict.fromkeys((Refusal, VfindexError, HTTPException), _error),
+            ClientDisconnect: _gone,
+            Exception: bug,
+        },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a path with another slash is another path
@@ -92,6 +96,12 @@ class _Static(StaticFiles):
         answer = super().file_response(*args, **kwargs)
         answer.headers["cache-control"] = "no-cache"
         return answer
+
+
+async def _gone(_: Request, exc: Exception) -> Response:
+    """Return an answer that nobody reads: the client has left before its request was complete."""
+    logger.debug("a client has left: %r", exc)
+    return Response(status_code=400)
 
 
 async def _error(request: Request, exc: Exception) -> Response:

@@ -17,7 +17,7 @@ from serving import PATIENCE_S, Site, eventually, serving
 
 from vfindex.search.http import security
 from vfindex.search.http.app import create_app
-from vfindex.search.http.limits import MAX_CLIENTS, RateLimit
+from vfindex.search.http.limits import MAX_CLIENTS, LimitedBody, RateLimit
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Limits, Settings, networks
 from vfindex.search.service import SearchService
@@ -130,6 +130,37 @@ def test_a_body_that_does_not_come_is_refused(service: SearchService) -> None:
         with connected(site) as sock:
             sock.sendall(head + b"content-length: 20\r\n\r\n{")
             assert rest(sock).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "begun"),
+    [
+        ("/api/v1/member", "application/json", b"{"),
+        ("/api/v1/marks", "application/json", b"{"),
+        ("/api/v1/search", "multipart/form-data; boundary=b", b"--b\r\n"),
+        ("/", "multipart/form-data; boundary=b", b"--b\r\n"),
+    ],
+)
+def test_a_client_that_leaves_before_its_body_is_no_bug(
+    site: Site, caplog: pytest.LogCaptureFixture, path: str, kind: str, begun: bytes
+) -> None:
+    left = threading.Event()
+    receive = LimitedBody.__call__
+
+    async def received(self: LimitedBody) -> Any:
+        message = await receive(self)
+        if message["type"] == "http.disconnect":
+            left.set()
+        return message
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LimitedBody, "__call__", received)
+        with connected(site) as sock:
+            head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{site.port}\r\ncontent-type: {kind}\r\n"
+            sock.sendall(f"{head}content-length: 1000\r\n\r\n".encode() + begun)
+        assert left.wait(PATIENCE_S)
+        assert site.get("/health").status == 200
+    assert not caplog.records
 
 
 def test_a_client_that_does_not_read_loses_its_connection(
