@@ -83,14 +83,13 @@ def connect(url: str, timeout_s: int) -> Any:
     A library may come from someone else, so the server must be on this machine or named by URL_VARIABLE, and only one
     that is named gets the key. Raises IndexUnusable, also without Qdrant's client.
     """
-    host, named = urlsplit(url).hostname, os.environ.get(URL_VARIABLE)
-    is_named = bool(named) and checked_url(named or "") == url
+    host, is_named = urlsplit(url).hostname, _named_server() == url
     if not is_named and host not in _LOOPBACK:
         raise IndexUnusable(
             f"the joint index is in Qdrant at {url}, which {URL_VARIABLE} does not name; to use it, set "
             f"{URL_VARIABLE}={url}"
         )
-    key = os.environ.get(KEY_VARIABLE) or None if is_named else None
+    key = _key() if is_named else None
     if key and url.startswith("http:") and host not in _LOOPBACK:
         raise IndexUnusable(f"{KEY_VARIABLE} would be sent to {host} unencrypted; use https, or unset it")
     try:
@@ -101,7 +100,32 @@ def connect(url: str, timeout_s: int) -> Any:
         ) from exc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a key goes unencrypted: to this machine
-        return QdrantClient(url=url, api_key=key, timeout=timeout_s, check_compatibility=False)
+        try:
+            return QdrantClient(url=url, api_key=key, timeout=timeout_s, check_compatibility=False)
+        except (ImportError, ValueError, OSError) as exc:  # of proxies and certificates that the environment names
+            raise IndexUnusable(f"Qdrant at {url} cannot be used ({_reason(exc)})") from exc
+
+
+def _named_server() -> str | None:
+    """Return the server that URL_VARIABLE names, None without it. Raises IndexUnusable."""
+    named = os.environ.get(URL_VARIABLE)
+    try:
+        return checked_url(named) if named else None
+    except UsageError as exc:
+        raise IndexUnusable(
+            f"{URL_VARIABLE} must be the URL of Qdrant without a key, as in {URL_VARIABLE}=https://host:6333"
+        ) from exc
+
+
+def _key() -> str | None:
+    """Return the API key, None without one. Raises IndexUnusable for one that a header cannot hold.
+
+    Of a key read from a file, the end of the line is dropped; the client's errors would quote the whole.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise IndexUnusable(f"{KEY_VARIABLE} is no API key: it holds other characters than printable ASCII")
+    return key or None
 
 
 class Collection:
@@ -246,11 +270,13 @@ class Collection:
     @contextmanager
     def _asked(self) -> Iterator[None]:
         """Turn the errors of Qdrant's client into one sentence."""
+        from qdrant_client.common.client_exceptions import QdrantException
         from qdrant_client.http.exceptions import ApiException
 
         try:
             yield
-        except (ApiException, ValueError, OSError) as exc:  # ValueError: a collection that is gone, of its local mode
+        # AssertionError: an answer without a result. ValueError: a collection that is gone, of its local mode.
+        except (ApiException, QdrantException, AssertionError, ValueError, OSError) as exc:
             raise IndexUnusable(f"{self.place} cannot be used ({_reason(exc)})") from exc
 
 

@@ -31,6 +31,11 @@ def test_places_of_the_index() -> None:
     [
         ("http://localhost:6333", None, "top-secret", None),
         ("http://localhost:6333", "http://localhost:6333", "top-secret", "top-secret"),
+        ("https://host:6333", "https://host", " top-secret\r\n", "top-secret"),
+        ("https://host:6333", "https://host", "top-secret-ö", "QDRANT_API_KEY is no API key"),
+        ("https://host:6333", "https://host", "top-secret\n2", "QDRANT_API_KEY is no API key"),
+        ("http://localhost:6333", "host:6333", None, "QDRANT_URL must be the URL of Qdrant without a key"),
+        ("http://localhost:6333", "https://me:top-secret@host", None, "QDRANT_URL must be the URL of Qdrant"),
         ("https://host:6333", "https://host", "top-secret", "top-secret"),
         ("https://host:6333", "https://host", None, None),
         ("http://host:6333", "http://host:6333/", None, None),
@@ -46,7 +51,7 @@ def test_who_gets_the_key(
     monkeypatch.setattr(qdrant_client, "QdrantClient", lambda **settings: made.append(settings))
     for name, value in ((URL_VARIABLE, named), (KEY_VARIABLE, key)):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-    if expected is None or expected == key:
+    if expected in (None, "top-secret"):
         Collection(url, "a")
         [settings] = made
         assert (settings["url"], settings["api_key"]) == (url, expected) and "verify" not in settings
@@ -57,13 +62,23 @@ def test_who_gets_the_key(
 
 
 @pytest.mark.parametrize(
-    "status, said", [(401, "set QDRANT_URL and QDRANT_API_KEY"), (503, "it answers 503 Service Unavailable")]
+    "status, said",
+    [
+        (200, "Collection exists returned None"),
+        (401, "set QDRANT_URL and QDRANT_API_KEY"),
+        (429, "Resource Exhausted Response"),
+        (503, "it answers 503 Service Unavailable"),
+    ],
 )
 def test_what_a_server_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch, status: int, said: str) -> None:
     class Refusing(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             heard.append(self.headers.get("api-key"))
-            self.send_error(status)
+            self.send_response(status)
+            self.send_header("Retry-After", "3")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
 
         def log_message(self, *_: object) -> None: ...
 
@@ -77,6 +92,12 @@ def test_what_a_server_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch, 
             Collection(url, "a").state()
         server.shutdown()
     assert said in str(refused.value) and "\n" not in str(refused.value) and heard == ["top-secret"]
+
+
+def test_a_proxy_that_the_client_cannot_use_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "ftp://127.0.0.1:9")
+    with pytest.raises(IndexUnusable, match=r"^Qdrant at http://127\.0\.0\.1:9 cannot be used \(.*ftp"):
+        Collection("http://127.0.0.1:9", "a")
 
 
 def test_a_closed_port_is_one_sentence() -> None:
