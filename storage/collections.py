@@ -13,10 +13,12 @@ from pathlib import Path
 
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.errors import IndexUnusable, LibraryDamaged
+from vfindex.storage.files.permissions import DATABASE
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_collections, put_library_id
 from vfindex.storage.qdrant.collection import WRITING_S, Collection
 from vfindex.storage.qdrant.index import QDRANT_SUFFIX, QdrantGeneration, Target
+from vfindex.storage.settings_backup import INODE
 
 logger = logging.getLogger(__name__)
 Named = tuple[str, str]  # the URL of the server, and the name
@@ -92,11 +94,15 @@ def _current(library: Library) -> QdrantGeneration | None:
 
 
 def drop_collections(place: Path) -> None:
-    """Delete every collection of a model version that will be deleted. Raises IndexUnusable."""
+    """Delete every collection of a model version that will be deleted, none of a copy. Raises IndexUnusable."""
     try:
+        inode = str((place / DATABASE).stat().st_ino)
         with Library(place).snapshot() as snapshot:
-            found = LibraryMeta(snapshot).collections
-    except LibraryDamaged:
+            meta = LibraryMeta(snapshot)
+            found = meta.collections if meta.library_id and snapshot.get(INODE) == inode else ()
+            prefix = Target("", meta.library_id).prefix
+    except (FileNotFoundError, LibraryDamaged):  # a kill may leave a version without a database
         return
     for each in found:
-        Collection(*each, WRITING_S).drop()
+        if each[1].startswith(prefix):
+            Collection(*each, WRITING_S).drop()

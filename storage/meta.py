@@ -22,12 +22,12 @@ from vfindex.storage.joint.shared import SharedSpec, SpecFault
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.modalities import ModalityName, switches
 from vfindex.storage.records import FloatArray, QueryModel, Setup
+from vfindex.storage.settings_backup import COLLECTIONS, LIBRARY_ID
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS = "setup", "priors", "fusion", "query_models"
 _SHARED_SPEC = "shared_spec"
-# The Qdrant server that holds the joint index; the id of the library in the names of its collections; and those of its
-# collections that may exist, as JSON of [URL, name]; see `collections`.
-_SERVER, _LIBRARY_ID, _COLLECTIONS = "index_server", "library_id", "collections"
+# The Qdrant server that holds the joint index.
+_SERVER = "index_server"
 # What parsing JSON of another shape raises.
 _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -114,13 +114,13 @@ class LibraryMeta:
     @property
     def library_id(self) -> str:
         """What names the library's collections in Qdrant; "" before the first."""
-        return self.source.get(_LIBRARY_ID) or ""
+        return self.source.get(LIBRARY_ID) or ""
 
     @property
     def collections(self) -> tuple[tuple[str, str], ...]:
         """The library's own collections in Qdrant, (URL, name)."""
         try:
-            return tuple((str(url), str(name)) for url, name in json.loads(self.source.get(_COLLECTIONS) or "[]"))
+            return tuple((str(url), str(name)) for url, name in json.loads(self.source.get(COLLECTIONS) or "[]"))
         except _NOT_AS_WRITTEN as exc:
             raise LibraryDamaged("the library's list of collections is damaged; run: vfindex verify") from exc
 
@@ -164,19 +164,19 @@ def put_index_server(connection: Connection, url: str) -> None:
 def put_library_id(catalog: Catalog) -> str:
     """Give the library an id, and return it."""
     id_ = secrets.token_hex(8)
-    catalog.put(_LIBRARY_ID, id_)
+    catalog.put(LIBRARY_ID, id_)
     return id_
 
 
 def put_collections(connection: Connection, collections: Iterable[tuple[str, str]]) -> None:
     """Store the library's collections inside the caller's transaction."""
-    put(connection, _COLLECTIONS, json.dumps(list(dict.fromkeys(collections))))
+    put(connection, COLLECTIONS, json.dumps(list(dict.fromkeys(collections))))
 
 
 def become_another(catalog: Catalog) -> None:
     """Make a copied library another one, whose publications leave the collections of the first alone."""
     with catalog.transaction() as connection:
-        put(connection, _LIBRARY_ID, "")
+        put(connection, LIBRARY_ID, "")
         put_collections(connection, ())
 
 

@@ -29,8 +29,11 @@ BACKUP = "library.json"
 _SOUND = f"NOT ({is_broken(schema.exclusion)})"
 # Setting: the inode of library.db when a writer opened it last. Another one is that of a copy.
 INODE = "inode"
+# Settings: the id of the library in the names of its collections in Qdrant, and JSON of [URL, name] of those that may
+# exist; see `collections`. With them, the repair of a copy would take those of the first library for its own.
+LIBRARY_ID, COLLECTIONS = "library_id", "collections"
 # Keys of this database's current state, invalid in another one.
-_NOT_KEPT = {INODE, "changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
+_NOT_KEPT = {INODE, LIBRARY_ID, COLLECTIONS, "changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
 @dataclass(frozen=True, slots=True)
