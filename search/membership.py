@@ -58,7 +58,7 @@ class Membership:
     def _answered(self, step: str, question: Mapping[str, Any], timeout_s: float) -> Document:
         if question["version"] != __version__:
             return {"version": __version__}
-        text, top_k, per_video = documents.text(question["text"]), question["top_k"], question["per_video"]
+        text, top_k, per_video = documents.typed(question["text"]), question["top_k"], question["per_video"]
         request = Request(text, (), top_k, per_video, dict(question["weights"]), exact=question["exact"])
         query = parse(text, wordless=True)
         with ExitStack() as opened:
@@ -109,9 +109,9 @@ class Asked:
         snapshot = self.view.snapshot
         try:
             if kind == "key":
-                found = clip_or_reason([snapshot], ClipKey(documents.text(name), at))
+                found = clip_or_reason([snapshot], ClipKey(documents.typed(name), at))
             else:
-                fingerprint = fingerprint_named([snapshot], documents.text(name))
+                fingerprint = fingerprint_named([snapshot], documents.typed(name))
                 found = clip_or_reason([snapshot], Like(Path(fingerprint), documents.number(at)))
             return found if isinstance(found, NoClip) else example_of(snapshot, 0, found[1])
         except LibraryError as exc:

@@ -209,6 +209,11 @@ def _contributions(hit: Hit, digits: int) -> str:
     return ", ".join(parts)
 
 
+def _file(hit: Hit) -> str | None:
+    """Return the address of the file of a hit on this machine."""
+    return None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
+
+
 def _print_table(hits: list[Hit]) -> None:
     """Print hits as a table. Text from files is printed as plain text, never as markup."""
     from rich.console import Console
@@ -229,8 +234,7 @@ def _print_table(hits: list[Hit]) -> None:
         table.add_column("hit", overflow="fold")
     for hit in hits:
         folder, name = os.path.split(place_text(hit))
-        file = None if hit.video is None else Path(os.fsdecode(hit.video)).as_uri()
-        place = Text.assemble((name, Style(bold=True, link=page_of(hit) or file)), "\n", (folder, "dim"))
+        place = Text.assemble((name, Style(bold=True, link=page_of(hit) or _file(hit))), "\n", (folder, "dim"))
         because = Text(_contributions(hit, digits))
         if hit.snippet:
             because.append(f"\n{shortened(plain(hit.snippet), _SNIPPET_CHARS)}", style="italic")

@@ -148,7 +148,7 @@ class Calibration:
             log_odds = data.get("log_odds", {})
             modalities = {m: ModalityCalibration(**of, **log_odds.get(m, {})) for m, of in data["trust"].items()}
             return cls(int(data["clips"]), modalities) if data["scores"] == SCORES else None
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
             raise LibraryDamaged("the calibration of the scores is damaged; run: vfindex ingest again") from exc
 
 

@@ -30,29 +30,35 @@ from vfindex.storage.records import Box, ClipKey, FloatArray, SegmentSource
 Document = dict[str, Any]
 T = TypeVar("T")
 _NOTHING = StoredVectors({}, np.zeros((0, 1), np.float32), np.zeros(0))
-_MAX_ID = 2**62
+_MAX_NUMBER, _MAX_COMPONENT = 2**62, 1000.0
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-def text(value: Any) -> str:
-    """Return a text."""
+def typed(value: Any) -> str:
+    """Return a text that a person typed; bytes that are not UTF-8 are lone surrogates."""
     if not isinstance(value, str):
         raise TypeError(value)
     return value
 
 
+def text(value: Any) -> str:
+    """Return a text that can be written as UTF-8."""
+    typed(value).encode()
+    return str(value)
+
+
 def number(value: Any) -> float:
-    """Return a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a number of which any sum is finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_NUMBER:
         raise TypeError(value)
     return float(value)
 
 
 def whole(value: Any) -> int:
     """Return a whole number of 0 or more."""
-    if type(value) is not int or not 0 <= value < _MAX_ID:
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
         raise TypeError(value)
     return value
 
@@ -82,16 +88,16 @@ def vector_text(vector: FloatArray) -> str:
 
 
 def vector(value: Any) -> FloatArray:
-    """Return the vector (dim,) of `vector_text`; all its numbers are finite."""
+    """Return the vector (dim,) of `vector_text`; those of embeddings have a length of about 1."""
     found = np.frombuffer(base64.b64decode(text(value), validate=True), "<f4").astype(np.float32)
-    if not found.size or not np.isfinite(found).all():
+    if not found.size or not np.abs(found).max() <= _MAX_COMPONENT:
         raise ValueError("no vector")
     return found
 
 
 def path_bytes(value: Any) -> bytes:
     """Return a path; bytes that are not UTF-8 are lone surrogates."""
-    return os.fsencode(text(value))
+    return os.fsencode(typed(value))
 
 
 def by_modality(read: Callable[[Any], T], values: Mapping[str, Any]) -> dict[str, T]:
@@ -155,7 +161,7 @@ def read_facts(data: Any) -> Facts:
 def _read_unmatched(of: Any, value: Any, near: Any) -> Unmatched:
     if of not in ("in", "lang", "speaker"):
         raise ValueError("a filter that is none")
-    return Unmatched(of, text(value), listed(text, near))
+    return Unmatched(of, typed(value), listed(text, near))
 
 
 def example_document(found: ExampleClip | NoClip) -> Document:
@@ -168,7 +174,7 @@ def example_document(found: ExampleClip | NoClip) -> Document:
 def read_example(data: Any, of: int) -> ExampleClip | NoClip:
     """Return the clip of a document, or why there is none. of: the number of its library."""
     if "reason" in data:
-        return NoClip(text(data["reason"]), has_video=flag(data["has_video"]))
+        return NoClip(typed(data["reason"]), has_video=flag(data["has_video"]))
     return ExampleClip(of, text(data["fingerprint"]), number(data["middle_s"]), vector(data["image"]))
 
 

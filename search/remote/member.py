@@ -276,7 +276,7 @@ class RemoteMember:
             for id_, name, length in data["videos"]
         }
         examples = list(documents.listed(self._clip, data["examples"]))
-        cut = documents.listed(documents.text, data["cut"])
+        cut = documents.listed(documents.typed, data["cut"])
         used = [*clips, *examples, *(clip for each in pairs for clip in (each.first, each.second))]
         if not len(sizes) == len(tops) == moments or any(each.clip.video_id not in videos for each in used):
             raise ValueError("other moments, or a clip of no video")

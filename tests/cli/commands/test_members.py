@@ -15,8 +15,10 @@ from certificates import certificate
 from library_maker import add_video, axis, clip, install
 from serving import Site, serving
 
+from vfindex.cli.commands import search as search_module
 from vfindex.cli.members import library_tokens
 from vfindex.search.http.settings import Settings, Tokens
+from vfindex.search.remote.connection import Connection
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import UsageError
 from vfindex.storage.writer import writing
@@ -103,6 +105,53 @@ def test_a_server_that_is_missing_is_named(run: Any, site: Site, library: Path, 
     ran = run("search", "words", "--library", down, "--json")
     assert ran.code == 1 and json.loads(ran.out)["error"]["kind"] == "LibraryError"
     assert "cannot be reached" in json.loads(ran.out)["error"]["message"]
+
+
+def forge_key(answer: Any) -> None:
+    answer["hits"][0]["hit"]["key"] = ["\ud800", 0]
+
+
+def forge_video(answer: Any) -> None:
+    answer["hits"][0]["hit"]["video"] = "c"
+
+
+def forge_scores(answer: Any) -> None:
+    answer["clips"][0]["scores"] = dict.fromkeys(answer["clips"][0]["scores"], 1.7e308)
+
+
+def forge_calibration(answer: Any) -> None:
+    answer["facts"]["calibration"] = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        ("hits", forge_key, 3),
+        ("hits", forge_video, 0),
+        ("candidates", forge_scores, 3),
+        ("statistics", forge_calibration, 3),
+    ],
+)
+def test_what_a_server_answers_is_printed_or_it_is_missing(
+    run: Any, site: Site, library: Path, home: Path, monkeypatch: pytest.MonkeyPatch, forged: tuple[str, Any, int]
+) -> None:
+    step, forge, code = forged
+    place = f"http://127.0.0.1:{site.port}"
+    keep_token(home, f"{place} {TOKEN}")
+    ask = Connection.ask
+
+    def asked(self: Any, name: str, *arguments: Any) -> Any:
+        answer = ask(self, name, *arguments)
+        if name == step:
+            forge(answer)
+        return answer
+
+    monkeypatch.setattr(Connection, "ask", asked)
+    monkeypatch.setattr(search_module, "_print", lambda hits, **_: search_module._print_table(hits))
+    for json_ in ((), ("--json",)):
+        ran = run("search", "words", "--all", "--library", library, "--library", place, *json_)
+        assert ran.code == code, ran.err
+        assert json_ or (code == 3) == ("its answer is not one of vfindex serve" in ran.err)
 
 
 def test_https_with_a_certificate_of_ones_own(
