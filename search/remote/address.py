@@ -35,7 +35,7 @@ class Address:
             )
         try:
             parts = urlsplit(text)
-            port, host = parts.port, (parts.hostname or "").rstrip(".")
+            port, host = parts.port, (parts.hostname or "").rstrip(".").encode("idna").decode("ascii")
         except ValueError as exc:
             raise UsageError(f"{_shown(text)} {wrong}") from exc
         is_plain = text.isprintable() and not any(char.isspace() for char in text)  # urlsplit drops line ends

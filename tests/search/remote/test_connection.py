@@ -304,6 +304,8 @@ def test_certificates_are_verified(folders: list[Path], tmp_path: Path, monkeypa
         ("http://127.0.0.1:8421", "http://127.0.0.1:8421"),
         ("http://localhost", "http://localhost"),
         ("http://[::1]:80", "http://[::1]"),
+        ("https://Bücher.example", "https://xn--bcher-kva.example"),
+        ("https://ｆilms.example.", "https://films.example"),
         ("HTTPS://[2001:db8::1]:8421", "https://[2001:db8::1]:8421"),
     ],
 )
@@ -322,6 +324,8 @@ def test_addresses(text: str, shown: str) -> None:
         ("https://", "is no address"),
         ("ftp://films.example", "is no address"),
         ("https://films.example:x", "is no address"),
+        ("https://films..example", "is no address"),
+        (f"https://{'a' * 64}.example", "is no address"),
         ("https://films.example:99999", "is no address"),
         ("https://films.example/?token=a", "is no address"),
         ("https://films.example/#a", "is no address"),
