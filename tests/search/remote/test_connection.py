@@ -305,7 +305,7 @@ def test_certificates_are_verified(folders: list[Path], tmp_path: Path, monkeypa
         ("http://localhost", "http://localhost"),
         ("http://[::1]:80", "http://[::1]"),
         ("https://Bücher.example", "https://xn--bcher-kva.example"),
-        ("https://ｆilms.example.", "https://films.example"),
+        ("https://\uff46ilms.example.", "https://films.example"),
         ("HTTPS://[2001:db8::1]:8421", "https://[2001:db8::1]:8421"),
     ],
 )
