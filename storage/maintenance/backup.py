@@ -66,7 +66,7 @@ def back_up(folder: Path, target: Path) -> Backup:
 
 
 def _copy(library: Library, made: Path) -> None:
-    """Copy a library into `made`. Raises LibraryChanged if a file of the copied state is gone meanwhile."""
+    """Copy a library into `made`. Raises LibraryChanged if files of the copied state are replaced meanwhile."""
     made.chmod(stat.S_IMODE(library.folder.stat().st_mode))
     if (
         library.folder / BACKUP
@@ -82,8 +82,9 @@ def _copy(library: Library, made: Path) -> None:
         if generation is not None:
             for file in library.index_files(generation.stored):
                 _copy_file(library.index / file.name, copied.index / file.name)
-                if not (copied.index / file.name).exists() and _newest(library) != generation.id:
-                    raise LibraryChanged("its joint index has been replaced meanwhile")
+            # A newer one may have deleted files, or a removal erased vectors in them after they were listed again.
+            if _newest(library) != generation.id and copied.load_index(generation, thorough=True) is None:
+                raise LibraryChanged("its joint index has been replaced meanwhile")
         for name in snapshot.thumbnails():
             source_file = library.thumbnail(name)
             if source_file is not None:

@@ -14,7 +14,14 @@ from sqlalchemy.exc import DBAPIError
 from vfindex.storage.db.engine import RUN_VERIFY, Unchanged, check_integrity, connect, opening
 from vfindex.storage.db.integrity import broken_settings, shown_paths
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import DimensionError, IndexUnusable, LibraryDamaged, LibraryVersion, counted
+from vfindex.storage.errors import (
+    DimensionError,
+    IndexUnusable,
+    LibraryChanged,
+    LibraryDamaged,
+    LibraryVersion,
+    counted,
+)
 from vfindex.storage.files.permissions import is_allowed
 from vfindex.storage.ids import evenly_spaced, in_sorted
 from vfindex.storage.index.gate import SAMPLED_CLIPS, wrong_rows
@@ -79,7 +86,10 @@ def _verification(library: Library) -> Verification:
             _check_loss(library, snapshot, result)
             result.problems += query_faults(library, snapshot).values()
             _check_thumbnails(library, snapshot, result)
+            known = len(result.problems)
             _check_generation(library, snapshot, result)
+            if len(result.problems) > known and _newest(library) != _id_of(snapshot):
+                raise LibraryChanged("its joint index has been replaced meanwhile; run the same command again")
     except (LibraryDamaged, DimensionError, DBAPIError, ValueError) as exc:
         # A damaged page can raise any of these; SQLite's check above has usually reported it already.
         result.problems.append(str(exc).removesuffix(RUN_VERIFY))
@@ -190,6 +200,16 @@ def _check_generation(library: Library, snapshot: Snapshot, result: Verification
         result.notes.append("the joint index is older than the clips; the next `vfindex ingest` publishes a new one")
     same = np.setdiff1d(indexed[in_sorted(indexed, stored)], snapshot.changed(generation.watermark))
     _check_vectors(snapshot, opened, same, result)
+
+
+def _newest(library: Library) -> int:
+    with library.snapshot() as snapshot:
+        return _id_of(snapshot)
+
+
+def _id_of(snapshot: Snapshot) -> int:
+    generation = snapshot.generation()
+    return 0 if generation is None else generation.id
 
 
 def _check_vectors(snapshot: Snapshot, opened: OpenIndex, same: NDArray[np.int64], result: Verification) -> None:

@@ -26,9 +26,12 @@ from vfindex.storage.index import gate
 from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.builder import Draft
+from vfindex.storage.index.erasure import is_erased
 from vfindex.storage.index.flat import exact_scan, joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
-from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.index.reader import LIST_SUFFIX, JointIndex
+from vfindex.storage.library import Library
+from vfindex.storage.maintenance import backup
 from vfindex.storage.maintenance.rebuild import _drop_unreadable as drop_unreadable
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.records import Clip, FloatArray
@@ -246,6 +249,36 @@ def test_an_interrupted_erasure_is_finished(writer: Writer, size: int, monkeypat
     writer.publish()
     assert_as_scanned(writer, np.stack([asked_for(generation, title) for title in unit(5)]))
     assert verify(writer.library).problems == []
+
+
+def test_an_erasure_during_a_check_or_a_backup_is_no_damage(
+    writer: Writer, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if size > CLIPS:
+        pytest.skip("an index without codes is always built")
+    waiting = []
+
+    def erasing(plain: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            if waiting and not str(args[0]).endswith(LIST_SUFFIX):
+                waiting.pop()
+                writer.publisher.erase_deleted()
+            return plain(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(backup, "_copy_file", erasing(backup._copy_file))
+    monkeypatch.setattr(Library, "open_index", erasing(Library.open_index))
+    for number in (1, 2):
+        writer.catalog.remove(b"/videos/v%d" % number)
+        writer.publish()
+        waiting.append(number)
+        if number == 1:
+            done = backup.back_up(writer.folder, tmp_path / "backup")
+            assert verify(Library.open(done.folder)).problems == []
+        else:
+            assert verify(writer.library).problems == []
+        assert waiting == [] and is_erased(current(writer)[1].segments[0])
 
 
 @pytest.mark.parametrize("fault", ["refused", "killed", "killed when committed"])
