@@ -22,12 +22,12 @@ from vfindex.storage.joint.shared import SharedSpec, SpecFault
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.modalities import ModalityName, switches
 from vfindex.storage.records import FloatArray, QueryModel, Setup
-from vfindex.storage.settings_backup import COLLECTIONS, LIBRARY_ID
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS = "setup", "priors", "fusion", "query_models"
 _SHARED_SPEC = "shared_spec"
-# The Qdrant server that holds the joint index.
-_SERVER = "index_server"
+# The Qdrant server that holds the joint index; the id of the library in the names of its collections; and those of its
+# collections that may exist, as JSON of [URL, name]; see `collections`.
+_SERVER, LIBRARY_ID, COLLECTIONS = "index_server", "library_id", "collections"
 # What parsing JSON of another shape raises.
 _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
 

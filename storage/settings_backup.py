@@ -23,16 +23,15 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows, row_count
 from vfindex.storage.files.regular import read_file
 from vfindex.storage.files.writes import replacing
+from vfindex.storage.meta import COLLECTIONS, LIBRARY_ID
 from vfindex.storage.text.folding import FOLD_KEY
 
 BACKUP = "library.json"
 _SOUND = f"NOT ({is_broken(schema.exclusion)})"
 # Setting: the inode of library.db when a writer opened it last. Another one is that of a copy.
 INODE = "inode"
-# Settings: the id of the library in the names of its collections in Qdrant, and JSON of [URL, name] of those that may
-# exist; see `collections`. With them, the repair of a copy would take those of the first library for its own.
-LIBRARY_ID, COLLECTIONS = "library_id", "collections"
-# Keys of this database's current state, invalid in another one.
+# Keys of this database's current state, invalid in another one. With the collections in Qdrant, the repair of a copy
+# would take those of the first library for its own.
 _NOT_KEPT = {INODE, LIBRARY_ID, COLLECTIONS, "changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
 
 
