@@ -1,8 +1,8 @@
-"""IVF-PQ candidates of a large library: 4-bit codes, one for every eight dimensions, in inverted lists.
+"""IVF-PQ candidates of a large library: 4-bit codes, one for every four dimensions, in inverted lists.
 
 An inverted file with product quantisation (Jégou, Douze and Schmid 2011, IEEE TPAMI 33(1), sections 3 and 4) whose
 distance tables stay in registers (André, Kermarrec and Le Scouarnec 2017, ICMR), by FAISS. A query reads the nearest
-lists, a 64th of the bytes of float32; candidates are re-ranked from the vectors, see segment.py. Every modality has its
+lists, a 32nd of the bytes of float32; candidates are re-ranked from the vectors, see segment.py. Every modality has its
 own codes: a query reads only those that it uses.
 """
 
