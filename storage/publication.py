@@ -7,7 +7,7 @@ read an older row. So whatever a crash interrupts, readers find the last list of
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_index_server, put_shared_spec
 from vfindex.storage.qdrant.draft import QdrantDraft
 from vfindex.storage.qdrant.index import QDRANT_SUFFIX, OpenIndex, QdrantGeneration, Source, open_index
-from vfindex.storage.records import StoredFile
+from vfindex.storage.records import FloatArray, StoredFile
 from vfindex.storage.settings_backup import write_backup
 from vfindex.storage.user.questions import kept_count, kept_questions
 
@@ -414,7 +414,12 @@ class _Making:
     def _merged(self, chosen: Sequence[IndexSegment], before: tuple[Generation, JointIndex], left_s: LeftS) -> Draft:
         generation, index = before
         draft = Draft(self._library.index, self._number, Recipe(generation.spec, self._priors), index.segments)
-        draft.merge(chosen, lambda: _check(left_s))
+        try:
+            draft.merge(chosen, lambda: _check(left_s))
+        except (FileNotFoundError, LibraryDamaged) as exc:
+            logger.info("the vectors are read from library.db: %s", exc)
+            ids = np.sort(np.concatenate([each.living() for each in chosen]))
+            self._put(draft, ids[in_sorted(ids, self.ids)], left_s)
         return draft
 
     def _draft(self, spec: JointSpec, index: OpenIndex | None = None) -> _Draft:
@@ -429,6 +434,11 @@ class _Making:
         own = index if isinstance(index, QdrantGeneration) else None
         return QdrantDraft((self._library.index, self._number), recipe, target, source, own)
 
-    def _put(self, draft: _Draft, ids: NDArray[np.int64]) -> _Draft:
-        draft.put(ids, (rows for _, rows in joint_batches(self._snapshot, draft.spec, ids)))
+    def _put(self, draft: _Draft, ids: NDArray[np.int64], left_s: LeftS = lambda: None) -> _Draft:
+        def batches() -> Iterator[FloatArray]:
+            for _, rows in joint_batches(self._snapshot, draft.spec, ids):
+                _check(left_s)
+                yield rows
+
+        draft.put(ids, batches())
         return draft

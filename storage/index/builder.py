@@ -88,7 +88,13 @@ class Draft:
         self._segments = [each.without(ids) for each in self._segments]
 
     def merge(self, chosen: Sequence[IndexSegment], check: Callable[[], None] = lambda: None) -> None:
-        """Replace segments by one with their living clips. check: called often; may raise, which changes nothing."""
+        """Replace segments by one with their living clips. check: called often; may raise, which changes nothing.
+
+        Raises LibraryDamaged rather than to give damaged vectors checksums that hold.
+        """
+        for each in chosen:
+            check()
+            each.check_rows(self._folder)
         before, others = self._segments, [each for each in self._segments if each not in chosen]
         ids = np.concatenate([each.living() for each in chosen])
         order = np.argsort(ids)

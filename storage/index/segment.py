@@ -213,6 +213,11 @@ class IndexSegment:
         """
         return cls.of(IndexFile.open(folder, stored), blocks, unchecked)
 
+    def check_rows(self, folder: Path) -> None:
+        """Compare every block of ids and vectors with its checksum. Raises FileNotFoundError, LibraryDamaged."""
+        if self.file is not None:
+            IndexFile.open(folder, self.file).check(("ids", "rows"), None, self.unchecked)
+
     @classmethod
     def of(cls, file: IndexFile, blocks: int | None = CHECKED_BLOCKS, unchecked: Blocks | None = None) -> IndexSegment:
         """Return the segment in an open file, see `load`."""

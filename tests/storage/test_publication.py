@@ -23,10 +23,11 @@ from vfindex.storage.errors import IndexUnusable, LibraryDamaged
 from vfindex.storage.index import builder, gate, merging, segment, tuning
 from vfindex.storage.index.builder import Draft
 from vfindex.storage.index.codes import CODES, DIMS, Coder, encode
-from vfindex.storage.index.file_format import writing_index
+from vfindex.storage.index.file_format import IndexFile, writing_index
 from vfindex.storage.index.flat import joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq, code_name
 from vfindex.storage.index.reader import JointIndex, files_of
+from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.publication import MOST_DRIFT
 from vfindex.storage.records import Clip, FloatArray, StoredFile
@@ -307,6 +308,24 @@ def test_a_segment_that_cannot_be_used_is_named_and_built_again(writer: Writer, 
     assert "joint index" in problem
     writer.publish()
     assert sizes(writer) == [CLIPS + CLIPS_EACH]
+    assert_holds_the_library(writer)
+
+
+@pytest.mark.parametrize("value", [3.0, np.nan])
+def test_a_merge_gives_no_damage_a_checksum(writer: Writer, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Of large files a reader checks some blocks only, and the gate some clips."""
+    for number in range(4):
+        add(writer, f"new{number}", 100 + number)
+    _, index = current(writer)
+    [damaged] = [each for each in index.segments if each.file.name == "00000003.joint"]
+    file = IndexFile.open(writer.library.index, damaged.file)
+    with file.overwriting() as write:
+        write("rows", np.array([7]), np.full((1, damaged.dim), value, np.float16))
+    monkeypatch.setattr(gate, "SAMPLED_CLIPS", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexSegment, "of", classmethod(lambda cls, file, *_: cls._of(file)))
+        assert merge_all(writer) == 1
+    assert sizes(writer) == [CLIPS, 4 * CLIPS_EACH]
     assert_holds_the_library(writer)
 
 
