@@ -71,7 +71,7 @@ class Collections:
         if current is not None and self.owns(current) and self._catalog.change():
             return f"{current.facts.collection} of Qdrant at {current.facts.url} holds what the next run deletes"
         left = [f"{name} of Qdrant at {url}" for url, name in self.all() if (url, name) != _named(current)]
-        return f"to be deleted by the next command that writes: {', '.join(left)}" if left else ""
+        return f"deleted by the next command that writes and reaches Qdrant: {', '.join(left)}" if left else ""
 
     def _put(self, collections: Iterable[Named]) -> None:
         with self._catalog.transaction() as connection:

@@ -39,6 +39,7 @@ from vfindex.storage.joint.shared import SharedSpec, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_fusion, put_index_server, put_shared_spec
+from vfindex.storage.qdrant.collection import QDRANT
 from vfindex.storage.qdrant.draft import QdrantDraft
 from vfindex.storage.qdrant.index import QDRANT_SUFFIX, OpenIndex, QdrantGeneration, Source, open_index
 from vfindex.storage.records import FloatArray, StoredFile
@@ -305,7 +306,7 @@ class _Making:
     def accepted(self, makers: Sequence[_Maker]) -> tuple[_Draft, StoredFile]:
         """Return the first index that passes the gate, and its file. Raises as `Publisher.publish` does."""
         published = None if self._before is None else self._view(*self._before)
-        reason = ""
+        reason, advice = "", "run: vfindex verify"
         for make in makers:
             try:
                 draft = make()
@@ -314,11 +315,14 @@ class _Making:
                 try:
                     return draft, self._finished(draft, published)
                 except NotPublished as exc:
-                    reason = str(exc)
+                    reason, advice = str(exc), "run: vfindex verify"
                     logger.info("a new joint index was not published: %s", reason)
                     draft.discard()
             except IndexUnusable as exc:  # of Qdrant; what it has by now is deleted later
-                reason = str(exc)
+                reason, advice = (
+                    str(exc),
+                    f"once it can be used, run: vfindex rebuild --index {QDRANT}{self.plan.server}",
+                )
                 if make == self.extended:
                     continue
                 break
@@ -328,8 +332,8 @@ class _Making:
                     "searches go on with the index before it"
                 ) from exc
         raise NotPublished(
-            f"the new joint index was not published: {reason}; searches stay right, but scan exactly what the one "
-            "before lacks; run: vfindex verify"
+            f"the new joint index was not published: {reason}; searches stay correct, and scan the clips that the "
+            f"index before it lacks; {advice}"
         )
 
     def _finished(self, draft: _Draft, published: View | None) -> StoredFile:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import print_json
+from vfindex.cli.output import print_json, say
 from vfindex.cli.run import calibrate_if_due
 from vfindex.storage.errors import counted
 from vfindex.storage.records import FUSIONS, FusionName
@@ -48,3 +48,5 @@ def command(
             f"{'' if done.index == 'built-in' else f', in {done.index}'}; "
             f"full text of {counted(done.documents, 'line')}"
         )
+        if done.left:
+            say(f"left: index: {done.left}")

@@ -25,7 +25,8 @@ from vfindex.storage.writer import writing
 class Rebuilt:
     """The result. dimensions: of a joint vector. documents: titles, tags and segments in the full text index.
 
-    index: where the joint index is, `built-in` or `qdrant:URL`.
+    index: where the joint index is, `built-in` or `qdrant:URL`. left: what Qdrant still holds that nothing uses, "" if
+    nothing.
     """
 
     fusion: FusionName
@@ -33,6 +34,7 @@ class Rebuilt:
     clips: int
     documents: int
     index: str
+    left: str
 
 
 def rebuild(folder: Path, form: FusionName | None = None, place: str | None = None) -> Rebuilt:
@@ -53,7 +55,8 @@ def rebuild(folder: Path, form: FusionName | None = None, place: str | None = No
         generation = writer.publish(fusion, server)
         server = LibraryMeta(writer.catalog).index_server
         spec, where = generation.spec, f"{QDRANT}{server}" if server else BUILT_IN
-        return Rebuilt(spec.fusion, spec.dim, generation.clips, documents, where)
+        left = writer.publisher.left()
+        return Rebuilt(spec.fusion, spec.dim, generation.clips, documents, where, left)
 
 
 def adopt(folder: Path, fusion: Fusion | None) -> Fusion:

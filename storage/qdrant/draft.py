@@ -47,8 +47,9 @@ class QdrantDraft:
         self._file: StoredFile | None = None
         if before is None:
             name = f"{target.prefix}{self._number:08d}-{self._token[:8]}"
-            target.announce(name)
             self._collection = Collection(target.url, name, WRITING_S)
+            self._collection.state()  # a server that cannot be reached holds nothing to be remembered
+            target.announce(name)
             self._collection.create(self.spec.dim, {"tokens": self._token}, target.like)
             self._require([self._token])
         else:

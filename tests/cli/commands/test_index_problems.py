@@ -56,7 +56,7 @@ def test_a_removal_is_reported_even_if_no_index_passes(run: Any, folder: Path, m
     monkeypatch.setattr(publication, "refusal", lambda *_, **__: "it is worse")
     ran = run("remove", "/videos/b.mp4", "--library", folder)
     assert ran.code == 0 and "removed 1 file, 1 video from the library" in ran.out
-    assert "the new joint index was not published: it is worse; searches stay right" in ran.err
+    assert "the new joint index was not published: it is worse; searches stay correct" in ran.err
     assert "/videos/b.mp4" not in run("search", "x", "--library", folder).out
 
 

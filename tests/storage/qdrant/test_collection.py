@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 import qdrant_client
+from library_maker import add_video, axis, clip, install
 
-from vfindex.storage.errors import IndexUnusable, UsageError
+from vfindex.storage.collections import Collections
+from vfindex.storage.errors import IndexUnusable, NotPublished, UsageError
+from vfindex.storage.maintenance.rebuild import rebuild
 from vfindex.storage.qdrant.collection import KEY_VARIABLE, URL_VARIABLE, Collection, server_of
+from vfindex.storage.writer import writing
 
 
 def test_places_of_the_index() -> None:
@@ -103,3 +108,15 @@ def test_a_proxy_that_the_client_cannot_use_is_one_sentence(monkeypatch: pytest.
 def test_a_closed_port_is_one_sentence() -> None:
     with pytest.raises(IndexUnusable, match=r"^the collection a of Qdrant at http://127\.0\.0\.1:9 cannot be used \("):
         Collection("http://127.0.0.1:9", "a").state()
+
+
+def test_a_server_that_was_never_reached_leaves_nothing_to_delete(tmp_path: Path) -> None:
+    folder, place = tmp_path / "library", "qdrant:http://127.0.0.1:9"
+    with writing(folder) as writer:
+        install(writer)
+        add_video(writer, "a", [clip(visual=axis(1))])
+        writer.publish()
+    with pytest.raises(NotPublished, match=f"once it can be used, run: vfindex rebuild --index {place}"):
+        rebuild(folder, place=place)
+    with writing(folder) as writer:
+        assert Collections(writer.catalog).all() == () and writer.publisher.left() == ""
