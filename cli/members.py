@@ -62,7 +62,7 @@ def library_tokens() -> Mapping[str, str]:
     except UsageError:  # a user without a home has no file
         path = None
     if path is not None and os.path.lexists(path):
-        kept = parse_tokens(own_text(path, f"to keep it to you: chmod 600 {path}"), str(path))
+        kept = parse_tokens(own_text(path, f"run: chmod 600 {path}"), str(path))
     return {**kept, **parse_tokens(os.environ.get(TOKENS, ""), TOKENS)}
 
 

@@ -97,7 +97,7 @@ def _folder(text: str) -> Path:
         raise typer.BadParameter("it is empty; name a folder")
     if is_address(text):
         raise typer.BadParameter(
-            "it is the address of a server, which search and open alone take; name a folder, or run this command there"
+            "it is the address of a server, which only search and open take; name a folder, or run this command there"
         )
     return Path(text)
 
@@ -212,7 +212,7 @@ def own_text(path: Path, advice: str) -> str:
         with open(path, "rb", opener=regular_no_link) as file:
             found = os.fstat(file.fileno())
             if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                raise UsageError(f"{path} may be known to other users (its mode should be 600); {advice}")
+                raise UsageError(f"other users may read {path} (its mode must be 600); {advice}")
             return file.read(_MAX_SECRETS).decode("utf-8", "replace")
     except OSError as exc:
         raise UsageError(f"{path}: {exc.strerror}; {advice}") from exc

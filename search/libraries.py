@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a search on this machine opens no connection; its start cou
 class OpenLibraries:
     """A library, or several, which follow runs, upgrades and rollbacks. folder: of the first.
 
-    remotes: libraries on other machines, which are searched with them, and nothing else.
+    remotes: libraries on other machines, which can only be searched.
 
     Opening reads nothing: every call raises LibraryNotFound, LibraryVersion or LibraryDamaged where there is no library
     to read. `close`, or leaving the `with` block, closes its files; calls that still run end with their answer or
@@ -45,7 +45,9 @@ class OpenLibraries:
     def engine(self) -> SearchEngine:
         """The engine of the first library. Raises UsageError if all libraries are on other machines."""
         if not self.engines:
-            raise UsageError("libraries on other machines are searched, and nothing else; ask their own servers")
+            raise UsageError(
+                "libraries on other machines can only be searched; name a library on this machine for anything else"
+            )
         return self.engines[0]
 
     @property

@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Play a hit of the last search in mpv or VLC, from its moment.
 
-    Without them, in the desktop's own player, which begins at the beginning. A hit of a server, on its page.
+    Without them, the desktop's own player begins at the start of the file. A hit of a server opens on its page.
     """
     folders, servers = asked_libraries(library)
     hit = _hit(number, recall([*folders, *(each.place for each in servers)]))
@@ -69,7 +69,7 @@ def _start(program: str, arguments: list[str], advice: str) -> NoReturn:
 def _hit(number: int, hits: list[SeenHit] | None) -> SeenHit:
     """Return a hit by its number. Raises UsageError."""
     if not hits:
-        raise UsageError("there is no search to open a hit of; run vfindex search with the same --library first")
+        raise UsageError("no search has left hits to open; run vfindex search with the same --library first")
     for hit in hits:
         if hit.rank == number:
             return hit

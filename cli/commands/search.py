@@ -147,10 +147,14 @@ def _images(service: SearchService, files: list[Path], likes: list[str], clips: 
     from vfindex.search.query.image import check_file
     from vfindex.search.query.like import Like
 
+    if (files or clips) and not service.engines:
+        raise UsageError(
+            "--image and --clip need the models of a library on this machine; name one with --library, too"
+        )
     indexed = [Like.parse(like) for like in likes]
     for file in files:
         check_file(file)
-    for engine in (service.engines or [service.engine]) if files or clips else ():
+    for engine in service.engines if files or clips else ():
         give_image_encoder(engine)
     return [*files, *_clips(clips, service), *indexed]
 

@@ -30,7 +30,7 @@ class Address:
         wrong = "is no address of a library; write it as https://films.example:8421"
         if "@" in text:  # the sentence does not repeat what may be a password
             raise UsageError(
-                "an address of a library holds no user and no password, which other users of this machine could read; "
+                "the address of a library may hold no user and no password, which others on this machine could read; "
                 "put its token into VFINDEX_LIBRARY_TOKENS or the file library-tokens (docs/libraries.md)"
             )
         try:

@@ -23,7 +23,9 @@ MAX_BYTES = 64 << 20
 _PIECE = 1 << 16
 # Characters that are shown of what a server says.
 _SHOWN_CHARS = 200
-_OLD = "it runs a vfindex that is no member of questions; install {version} there"
+_NOT_THERE = "no vfindex of this version answers there; check the address, or install {version} there"
+_NO_TOKEN = "it asks for a token, and none is set for it; docs/libraries.md says where to put it"
+_WRONG_TOKEN = "it refuses the token; docs/libraries.md says which one it takes"
 
 
 class Connection:
@@ -69,7 +71,7 @@ class Connection:
         except ssl.SSLCertVerificationError as exc:
             self._fail(f"its certificate is not trusted ({exc.verify_message}); see docs/libraries.md")
         except ssl.SSLError as exc:
-            self._fail(f"no encrypted connection is possible ({exc.reason or 'TLS failed'})")
+            self._fail(f"no encrypted connection is possible ({exc.reason or 'TLS failed'}); it may not serve https")
         except socket.gaierror:
             self._fail("there is no machine of this name")
         except (http.client.HTTPException, ValueError, RecursionError):
@@ -138,11 +140,12 @@ class Connection:
         if self._token is not None:
             message = message.replace(self._token, "...")
         if status == 401:
-            self._fail("it refuses the token" if self._token else "it asks for a token, and there is none for it")
+            self._fail(_WRONG_TOKEN if self._token else _NO_TOKEN)
         if kind == LibraryChanged.__name__:
             self._fail("it changes too fast to be searched; ask again after its run", has_changed=True)
-        if status in (404, 405) or kind == "UnknownParameter":
-            self._fail(_OLD.format(version=f"vfindex {__version__}"))
+        # Forbidden: a token for reading may ask questions, but post nothing to any other path.
+        if status in (404, 405) or kind in ("UnknownParameter", "Forbidden"):
+            self._fail(_NOT_THERE.format(version=f"vfindex {__version__}"))
         self._fail(f"it answers: {message}" if message else f"it answers with the status {status}")
 
     def _fail(self, reason: str, *, has_changed: bool = False) -> NoReturn:

@@ -78,7 +78,9 @@ def read_spec(path: Path) -> SharedSpec:
         with open(path, "rb", opener=regular) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as exc:
-        raise UsageError(f"the spec {path} cannot be read ({exc.strerror})") from exc
+        raise UsageError(
+            f"the spec {path} cannot be read ({exc.strerror}); write one with: vfindex spec export FILE"
+        ) from exc
     if len(data) > MAX_FILE_BYTES:
         raise UsageError(f"{path} is too large for a spec; write one with: vfindex spec export FILE")
     try:

@@ -76,6 +76,8 @@ def test_hits_of_a_server_beside_those_here(run: Any, site: Site, library: Path,
     sheet = run("search", "words", "--all", "--sheet", home / "hits.png", *both)
     assert sheet.code == 0 and (home / "hits.png").stat().st_size > 0
     assert run("search", '"no such words"', *both).code == 1
+    refused = run("search", "--clip", home / "clip.mp4", "--library", place)
+    assert refused.code == 2 and "need the models of a library on this machine" in refused.err
 
 
 def test_the_environment_names_a_server_too(run: Any, site: Site, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +86,7 @@ def test_the_environment_names_a_server_too(run: Any, site: Site, home: Path, mo
     monkeypatch.setenv("VFINDEX_LIBRARY_TOKENS", f"{place} {TOKEN}")
     assert len(json.loads(run("search", "words", "--all", "--json").out)["hits"]) == 2
     refused = run("status")
-    assert refused.code == 2 and "search and open alone take" in refused.err
+    assert refused.code == 2 and "only search and open take" in refused.err
 
 
 def test_a_server_that_is_missing_is_named(run: Any, site: Site, library: Path, home: Path) -> None:
@@ -93,7 +95,7 @@ def test_a_server_that_is_missing_is_named(run: Any, site: Site, library: Path, 
         ran = run("search", "words", "--all", "--library", library, "--library", place, *json_)
         assert ran.code == 3 and ran.out
         if not json_:
-            reason = "it asks for a token, and there is none for it"
+            reason = "it asks for a token, and none is set for it; docs/libraries.md says where to put it"
             assert ran.err == f"{place}: {reason}; its videos are not among the hits\n"
         else:
             assert ran.err == "" and json.loads(ran.out)["missing"] == [{"library": place, "reason": reason}]
@@ -209,7 +211,7 @@ def test_open_shows_the_page_of_a_server(
 )
 def test_other_commands_take_no_address(run: Any, arguments: tuple[str, ...]) -> None:
     ran = run(*arguments, "--library", "https://user:pass-word@films.example")
-    assert ran.code == 2 and "it is the address of a server, which search and open alone take" in ran.err
+    assert ran.code == 2 and "it is the address of a server, which only search and open take" in ran.err
     assert "pass-word" not in ran.err
 
 
@@ -224,7 +226,7 @@ def test_wrong_addresses_are_refused(run: Any, home: Path, place: str) -> None:
 def test_a_file_of_tokens_that_others_may_read_is_refused(run: Any, home: Path) -> None:
     path = keep_token(home, f"https://films.example {TOKEN}", mode=0o640)
     ran = run("search", "x", "--library", "https://films.example")
-    assert ran.code == 2 and f"{path} may be known to other users" in ran.err and f"chmod 600 {path}" in ran.err
+    assert ran.code == 2 and f"other users may read {path}" in ran.err and f"run: chmod 600 {path}" in ran.err
     assert TOKEN not in ran.err
     path.unlink()
     (home / "elsewhere").write_text(f"https://films.example {TOKEN}")

@@ -90,7 +90,7 @@ def test_what_is_kept_is_this_user_s_alone(searched: Path, state: Path, run: Any
 
 def test_each_library_has_its_own_last_search(searched: Path, tmp_path: Path, run: Any) -> None:
     ran = run("open", 1, "--library", tmp_path / "other")
-    assert ran.code == 2 and "there is no search to open a hit of" in ran.err
+    assert ran.code == 2 and "no search has left hits to open" in ran.err
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", b"[1]", b'[{"rank": "x"}]', b"\xff"])

@@ -183,7 +183,7 @@ def test_a_file_of_other_tokens_is_refused(home: Path, text: str) -> None:
 def test_a_file_that_others_may_know_is_refused(home: Path) -> None:
     _, path = kept_tokens()
     path.chmod(0o640)
-    with pytest.raises(UsageError, match="may be known to other users"):
+    with pytest.raises(UsageError, match="other users may read"):
         kept_tokens()
     path.rename(path.with_name("other"))
     path.symlink_to(path.with_name("other"))

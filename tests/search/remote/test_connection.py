@@ -97,7 +97,9 @@ STATE = {"spec": "x", "state": "y", "dims": {}, "facts": {}, "statistics": {}, "
         (lambda sock: sock.sendall(OK + b"\r\ncontent-length: 99\r\n\r\n{"), NOT_VFINDEX),
         (lambda sock: sock.sendall(OK + b"\r\n" + b"a: b\r\n" * 200 + b"\r\n"), NOT_VFINDEX),
         (lambda sock: sock.sendall(OK + b"\r\na: " + b"b" * 70_000 + b"\r\n\r\n"), NOT_VFINDEX),
-        (sending(b"HTTP/1.1 404 Not Found"), "it runs a vfindex that is no member of questions"),
+        (sending(b"HTTP/1.1 404 Not Found"), "no vfindex of this version answers there"),
+        (sending(b"HTTP/1.1 403 No", b'{"error": {"kind": "Forbidden", "message": "may only read"}}'),
+         "no vfindex of this version answers there; check the address"),
         (sending(b"HTTP/1.1 500 Bug", b"\x1b[31m"), "it answers with the status 500"),
         (sending(b"HTTP/1.1 401 No"), "it refuses the token"),
         (sending(b"HTTP/1.1 503 No", json.dumps({"error": {"kind": "Busy", "message": f"\x07wait, {TOKEN}"}}).encode()),
@@ -246,9 +248,9 @@ def test_a_token_for_reading_is_enough_and_a_wrong_one_is_told(folders: list[Pat
         assert asked(folders[1], site.port, TOKEN).missing == ()
         assert asked(folders[1], site.port, TOKEN[::-1]).missing == ()
         [missing] = asked(folders[1], site.port, "x" * 40).missing
-        assert missing.reason == "it refuses the token"
+        assert missing.reason.startswith("it refuses the token; ")
         [missing] = asked(folders[1], site.port, None).missing
-        assert missing.reason == "it asks for a token, and there is none for it"
+        assert missing.reason.startswith("it asks for a token, and none is set for it; ")
 
 
 def test_the_token_is_sent_to_its_server_alone_and_shown_nowhere(folders: list[Path]) -> None:
@@ -319,8 +321,8 @@ def test_addresses(text: str, shown: str) -> None:
         ("http://films.example", "is not encrypted"),
         ("http://192.168.1.7:8421", "is not encrypted"),
         ("http://127.0.0.1.evil.example", "is not encrypted"),
-        ("https://user:pass-word@films.example", "holds no user and no password"),
-        ("https://user:pass-word@films.example:x", "holds no user and no password"),
+        ("https://user:pass-word@films.example", "may hold no user and no password"),
+        ("https://user:pass-word@films.example:x", "may hold no user and no password"),
         ("https://", "is no address"),
         ("ftp://films.example", "is no address"),
         ("https://films.example:x", "is no address"),

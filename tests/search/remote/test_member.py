@@ -279,6 +279,6 @@ def test_a_server_of_several_libraries_is_no_member(folders: list[Path]) -> None
 def test_members_are_searched_and_nothing_else(sites: list[Site]) -> None:
     service = SearchService([], remotes=[remote(sites[1])])
     for call in (service.status, service.statuses, service.videos, service.version, lambda: service.video("v01")):
-        with pytest.raises(UsageError, match="libraries on other machines are searched, and nothing else"):
+        with pytest.raises(UsageError, match="libraries on other machines can only be searched"):
             call()
     service.close()
