@@ -52,7 +52,7 @@ def pull_models(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Download models. No other command uses the network.
+    """Download models. No other command downloads anything.
 
     An interrupted download continues where it stopped.
     """

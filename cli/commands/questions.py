@@ -41,6 +41,6 @@ def command(
     if deleted:
         say(f"{counted(deleted, 'question')} deleted")
     if keeps:
-        print(f"{counted(kept, 'question')} kept until the next run measures the index with them")
+        print(f"{counted(kept, 'question')} kept{'; the next run measures the index with them' if kept else ''}")
     else:
-        print(f"{counted(kept, 'question')} kept; none are added, to allow that: vfindex questions --keep")
+        print(f"{counted(kept, 'question')} kept, and no more will be; to keep some again: vfindex questions --keep")

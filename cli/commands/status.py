@@ -45,7 +45,8 @@ def _print_index(index: IndexInfo | None) -> None:
     coded = [each for each in index.segments if each.search != "exact"]
     kinds = f", {len(coded)} of them with codes" if coded else ", searched exactly"
     deleted = f", {index.deleted / max(1, index.clips + index.deleted):.1%} deleted" if index.deleted else ""
-    print(f"segments    {counted(len(index.segments), 'segment')}{kinds}{deleted}, {index.bytes / 1e6:,.1f} MB")
+    size = f"{index.bytes / 1e6:,.1f} MB" if index.bytes >= 1e5 else f"{index.bytes / 1e3:,.1f} kB"
+    print(f"segments    {counted(len(index.segments), 'segment')}{kinds}{deleted}, {size}")
     if index.pending_merges:
         clips = counted(index.pending_clips, "clip")
         print(f"{'merges':11} {index.pending_merges} due, of {clips} in all; a run makes them while it has time")
@@ -57,7 +58,7 @@ def _print_recall(recall: RecallInfo) -> None:
     """Print what the index found of the questions that people asked."""
     if recall.recall is None or recall.low is None or recall.high is None:
         again = f" since the search parameters were raised on {recall.raised}" if recall.raised else ""
-        off = "" if recall.keeps else "; no questions are kept for it, to allow that: vfindex questions --keep"
+        off = "" if recall.keeps else "; no more will be; to keep some again: vfindex questions --keep"
         print(f"recall      not measured{again or ' yet'}, {counted(recall.kept, 'question')} kept{off}")
         return
     asked = f"of {counted(recall.questions, 'question')} asked by people, {recall.since} to {recall.until}"

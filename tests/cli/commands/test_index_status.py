@@ -73,7 +73,7 @@ def test_segments_are_shown(run: Any, coded: Path) -> None:
     )
     assert (index["clips"], index["deleted"], index["pending_merges"], index["pending_clips"]) == (62, 0, 0, 0)
     [shown] = lines(run, coded)["segments"]
-    assert shown == f"2 segments, 1 of them with codes, {index['bytes'] / 1e6:,.1f} MB"
+    assert shown == f"2 segments, 1 of them with codes, {index['bytes'] / 1e3:,.1f} kB"
 
 
 def test_a_good_recall_is_one_line(run: Any, coded: Path) -> None:
@@ -106,17 +106,18 @@ def test_questions_are_shown_deleted_and_forbidden(run: Any, coded: Path) -> Non
 
     ask()
     ran = run("questions", "--library", coded)
-    assert ran.out == "1 question kept until the next run measures the index with them\n"
+    assert ran.out == "1 question kept; the next run measures the index with them\n"
     ran = run("questions", "--forget", "--library", coded, "--json")
     assert json.loads(ran.out) == {"keeps": True, "kept": 0, "deleted": 1}
     ask()
     ran = run("questions", "--no-keep", "--library", coded)
     assert ran.err == "1 question deleted\n"
-    assert ran.out == "0 questions kept; none are added, to allow that: vfindex questions --keep\n"
+    assert ran.out == "0 questions kept, and no more will be; to keep some again: vfindex questions --keep\n"
     ask()
     assert kept_count(coded) == 0
-    assert lines(run, coded)["recall"][0].endswith("to allow that: vfindex questions --keep")
-    run("questions", "--keep", "--library", coded)
+    assert lines(run, coded)["recall"][0].endswith("to keep some again: vfindex questions --keep")
+    ran = run("questions", "--keep", "--library", coded)
+    assert ran.out == "0 questions kept\n"
     ask()
     assert kept_count(coded) == 1
 
