@@ -77,6 +77,7 @@ def fake_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
 QUERIES = (
     *("a", "b", "heron", "lake boat", "heron lake", "a -b", '"boat"', "said:lake", "heron -boat", "2:a 0.5:b"),
     *("a then b within 20s", "heron near b within 5s", "a in:v1*", "b longer:5s shorter:1m", '"lake" then a within 1m'),
+    *('"boat" lake in:v1*', "said:heron said:lake boat in:v1*"),
 )
 
 

@@ -199,7 +199,8 @@ def match_keywords(
     holders |= {keyword: set(each.documents.tolist()) for keyword, each in required.items()}
     shares, absent, found = dict[Keyword, float](), 0.0, any(holders.values())
     if optional or found:
-        everywhere = find_frequencies(snapshot, keywords, required).plus(elsewhere)
+        is_of_all = len(keywords) == 1 or (len(required) == 1 and videos is None)  # of one keyword none is needed
+        everywhere = find_frequencies(snapshot, keywords, required if is_of_all else {}).plus(elsewhere)
         shares, absent = _idf_shares(everywhere, keywords, found=found)
     matches = KeywordMatches(shares=shares, required=required, absent=absent)
     for document in documents:
@@ -289,16 +290,31 @@ def _said_in(snapshot: Snapshot, phrase: str, found: Postings) -> Postings:
 def find_frequencies(
     snapshot: Snapshot, keywords: Sequence[Keyword], required: Mapping[Keyword, Postings] | None = None
 ) -> Frequencies:
-    """Return the frequencies of keywords in a library. required: the postings of those, if they are known."""
+    """Return the frequencies of keywords in a library, whatever filters and other keywords a query has.
+
+    required: the postings of required keywords that were looked up alone and in all videos.
+    """
     if not keywords:
         return NO_DOCUMENTS
     documents, counts = snapshot.words.document_frequencies([each.text for each in keywords if not each.required])
-    optional = iter(counts)
+    optional, looked_up = iter(counts), required or {}
+    cached: dict[Hashable, tuple[int]] = snapshot.remembered("frequencies", dict)
 
     def frequency(keyword: Keyword) -> int:
-        return (required or _required_postings(snapshot, [keyword], None))[keyword].frequency
+        if keyword in looked_up:
+            return looked_up[keyword].frequency
+        key = (snapshot.words.version, keyword.text, keyword.exact, keyword.modalities)
+        return kept(cached, key, lambda: (_frequency(snapshot, keyword),))[0]
 
     return Frequencies(documents, tuple(frequency(each) if each.required else next(optional) for each in keywords))
+
+
+def _frequency(snapshot: Snapshot, keyword: Keyword) -> int:
+    """Return how many documents contain a required keyword; of a common one, those with its words."""
+    [chosen] = documents_to_check(snapshot, [keyword], None)
+    if chosen.is_cut:
+        return snapshot.words.document_frequencies([keyword.text])[1][0]
+    return len(_verified(snapshot, keyword, chosen.ids, None).documents)
 
 
 def _idf_shares(
