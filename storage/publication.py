@@ -308,6 +308,7 @@ class _Making:
         published = None if self._before is None else self._view(*self._before)
         reason, advice = "", "run: vfindex verify"
         for make in makers:
+            draft = None
             try:
                 draft = make()
                 if draft is None:
@@ -327,6 +328,8 @@ class _Making:
                     continue
                 break
             except (OSError, RuntimeError, MemoryError) as exc:
+                if isinstance(draft, Draft):  # what was sealed must not fill a full disk
+                    draft.discard()
                 raise LibraryError(
                     f"the joint index could not be written ({exc}); free some space and run the same command again: "
                     "searches go on with the index before it"

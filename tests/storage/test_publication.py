@@ -19,7 +19,7 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.run import RECALL_S, Callbacks, Run
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.db.reader import Generation
-from vfindex.storage.errors import IndexUnusable, LibraryDamaged
+from vfindex.storage.errors import IndexUnusable, LibraryDamaged, LibraryError
 from vfindex.storage.index import builder, gate, merging, segment, tuning
 from vfindex.storage.index.builder import Draft
 from vfindex.storage.index.codes import CODES, DIMS, Coder, encode
@@ -308,6 +308,22 @@ def test_a_segment_that_cannot_be_used_is_named_and_built_again(writer: Writer, 
     assert "joint index" in problem
     writer.publish()
     assert sizes(writer) == [CLIPS + CLIPS_EACH]
+    assert_holds_the_library(writer)
+
+
+def test_a_full_disk_keeps_no_segment_that_no_list_names(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for number in range(4):
+        add(writer, f"new{number}", 100 + number)
+    before = sorted(path.name for path in writer.library.index.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "write_list", refuse)
+        with pytest.raises(LibraryError, match="No space left on device"):
+            merge_all(writer)
+    assert sorted(path.name for path in writer.library.index.iterdir()) == before
+    assert merge_all(writer) == 1
     assert_holds_the_library(writer)
 
 
