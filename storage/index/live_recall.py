@@ -31,6 +31,8 @@ META_KEY = "live_recall"
 LEAST_LIVE, PERIOD = 0.97, timedelta(days=28)
 # Of fewer questions, one that misses some clips would say nothing; then only an interval below LEAST_LIVE counts.
 ENOUGH = 30
+# More questions than anybody asks in the period.
+_MOST = 10**9
 # Standard errors of the interval: 95 %.
 Z = 1.96
 # Questions answered in one pass over the vectors, so that a file is read once. Each filter takes a byte a clip.
@@ -96,9 +98,11 @@ class LiveRecall:
                 Tally(str(e["day"]), str(e["weighting"]), bool(e["filtered"]), int(e["questions"]), float(e["found"]))
                 for e in data.get("tallies", ())
             )
-            return cls(tallies, data.get("raised"))
-        except (KeyError, TypeError, ValueError, AttributeError):
+            raised = data.get("raised")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             return cls()
+        is_whole = all(0 <= each.found <= each.questions <= _MOST for each in tallies)
+        return cls(tallies, raised) if is_whole and isinstance(raised, str | None) else cls()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

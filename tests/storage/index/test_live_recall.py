@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -247,6 +248,15 @@ def test_the_record_goes_back_four_weeks() -> None:
     assert LiveRecall.from_json(kept.to_json()) == kept
 
 
-@pytest.mark.parametrize("stored", [None, "", "[]", "{", '{"tallies": [{}]}', '{"tallies": 3}'])
+@pytest.mark.parametrize("stored", [None, "", "[]", "{", '{"tallies": [{}]}', '{"tallies": 3}', "[" * 100_000])
 def test_a_record_of_another_form_is_none(stored: str | None) -> None:
     assert LiveRecall.from_json(stored) == LiveRecall()
+
+
+@pytest.mark.parametrize(
+    ("questions", "found"), [(5, -3.0), (-5, 4.0), (5, 99.0), (5, math.nan), (5, math.inf), (10**400, 4.0)]
+)
+def test_a_record_that_cannot_be_is_none(questions: int, found: float) -> None:
+    record = LiveRecall((Tally("2026-11-20", "default", False, questions, found),), "2026-11-01")
+    assert LiveRecall.from_json(record.to_json()) == LiveRecall()
+    assert LiveRecall.from_json('{"tallies": [], "raised": [1]}') == LiveRecall()
