@@ -37,6 +37,8 @@ FOLDER, OFF, _SUFFIX = "questions", "off", ".question"
 SLOTS = 128
 # A process keeps at most one in this time.
 INTERVAL_S = 1.0
+# After one could not be written: a disk that is full may have room later, a service stays open for months.
+AGAIN_S = 600.0
 # Ranges of consecutive clip ids of a filter, 16 bytes each; questions with more are not kept. A video is one range.
 MOST_RANGES = 8192
 _MOST_BYTES = 1 << 20
@@ -85,8 +87,8 @@ class QuestionKeeper:
             part.write_bytes(_packed(AskedQuestion(query, top_k, ranges)))
             share(part)
             part.replace(path)
-        except OSError as exc:  # a library that only others may write
-            self._next_s = float("inf")
+        except OSError as exc:  # a library that only others may write, or a full disk
+            self._next_s = time.monotonic() + AGAIN_S
             logger.info("no questions are kept to measure the joint index with: %s", exc)
             with suppress(OSError):
                 part.unlink(missing_ok=True)

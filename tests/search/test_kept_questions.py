@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +87,20 @@ def test_the_filters_of_a_question_are_kept_as_its_clips(library: Path) -> None:
     clips = question.clips(np.arange(1, VIDEOS * CLIPS_EACH + 1))
     assert clips is not None and len(clips) == VIDEOS * CLIPS_EACH and question.among is not None
     assert len(question.among) == 1, "clips of consecutive ids are one range"
+
+
+@pytest.mark.parametrize("library", [50], indirect=True)
+def test_a_service_keeps_questions_again_after_its_disk_was_full(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(questions, "AGAIN_S", 0.0)
+    with SearchService(library) as service:
+        with monkeypatch.context() as patched:
+            patched.setattr(questions, "share", full)
+            assert service.search("a dog")
+        assert kept_count(library) == 0 and not list((library / "questions").glob("*.part"))
+        assert service.search("a dog")
+    assert kept_count(library) == 1
