@@ -320,10 +320,8 @@ class _Making:
                     logger.info("a new joint index was not published: %s", reason)
                     draft.discard()
             except IndexUnusable as exc:  # of Qdrant; what it has by now is deleted later
-                reason, advice = (
-                    str(exc),
-                    f"once it can be used, run: vfindex rebuild --index {QDRANT}{self.plan.server}",
-                )
+                reason = str(exc)
+                advice = f"once it can be used, run: vfindex rebuild --index {QDRANT}{self.plan.server}"
                 if make == self.extended:
                     continue
                 break
