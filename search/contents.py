@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vfindex.search.calibration.labels import META_KEY as CALIBRATION
 from vfindex.search.calibration.labels import Calibration
@@ -26,17 +27,16 @@ from vfindex.storage.db.sources import stored_exclusions, stored_roots
 from vfindex.storage.db.units import preview_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import IndexUnusable
-from vfindex.storage.index.live_recall import LEAST_LIVE, META_KEY, LiveRecall, Measured
-from vfindex.storage.index.merging import due_merges
 from vfindex.storage.index.reader import JointIndex
-from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities, usual_modalities
-from vfindex.storage.qdrant.collection import BUILT_IN, QDRANT
-from vfindex.storage.qdrant.index import OpenIndex
 from vfindex.storage.records import SEARCHABLE, ClipKey
 from vfindex.storage.user.questions import keeps_questions, kept_count
+
+if TYPE_CHECKING:
+    from vfindex.storage.index.segment import IndexSegment
+    from vfindex.storage.qdrant.index import OpenIndex
 
 _STATES = ("indexed", "partial", "indexing", "failed", "quarantined", "vanished")
 _STATES_WITH_PROBLEMS = ("partial", "failed", "quarantined")
@@ -214,6 +214,9 @@ def _calibration(stored: str | None) -> dict[ModalityName, ModalityConfidence] |
 
 def _index_info(library: Library, snapshot: Snapshot, index: OpenIndex) -> IndexInfo:
     """Return what the index in use consists of. snapshot: of the state that has it."""
+    from vfindex.storage.index.merging import due_merges  # what no search needs
+    from vfindex.storage.qdrant.collection import BUILT_IN, QDRANT
+
     generation = snapshot.generation()
     files = [] if generation is None else library.index_files(generation.stored)
     size_bytes = sum(file.size_bytes for file in files)
@@ -242,6 +245,8 @@ def _segment(part: IndexSegment) -> IndexSegmentInfo:
 
 
 def _recall(library: Library, snapshot: Snapshot) -> RecallInfo:
+    from vfindex.storage.index.live_recall import LEAST_LIVE, META_KEY, LiveRecall, Measured
+
     record = LiveRecall.from_json(snapshot.get(META_KEY)).since(datetime.now(UTC).date())
     every, days = Measured.of(record.tallies), [each.day for each in record.tallies]
     return RecallInfo(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock, RLock, Thread
+from typing import TYPE_CHECKING
 
 from vfindex.search.query.ast import Query
 from vfindex.search.query.encode import QueryEncoder
@@ -26,9 +27,11 @@ from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, again_if_changed, closed, estimated_spec, reading_spec, refuse_torn
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.qdrant.index import OpenIndex, without_index
 from vfindex.storage.records import Setup
 from vfindex.storage.user.questions import QuestionKeeper
+
+if TYPE_CHECKING:
+    from vfindex.storage.qdrant.index import OpenIndex
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +210,8 @@ class LiveLibrary:
             snapshot = opened.enter_context(searcher.library.snapshot(until_s))
             view, problem = self._view(searcher, snapshot, request, query)
         if problem:
+            from vfindex.storage.qdrant.index import without_index
+
             problem = without_index(problem, snapshot.generation())
         if problem and problem != self._logged_problem:
             logger.warning("%s", problem)

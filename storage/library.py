@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from vfindex.storage.db.engine import FOLDER, check_integrity, connect
 from vfindex.storage.db.reader import Generation, Snapshot
@@ -23,16 +23,18 @@ from vfindex.storage.errors import (
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, unreadable
 from vfindex.storage.index.model_versions import in_use
-from vfindex.storage.index.reader import files_of
+from vfindex.storage.index.reader import LIST_SUFFIX, SEGMENT_SUFFIX, JointIndex, files_of
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import Comparable, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.qdrant.index import OpenIndex, open_index
 from vfindex.storage.records import QueryModel, StoredFile
 from vfindex.storage.settings_backup import INODE, read_backup
 from vfindex.storage.text.corrected import NO_CORRECTIONS
 from vfindex.storage.user.corrections import CorrectionReader
+
+if TYPE_CHECKING:
+    from vfindex.storage.qdrant.index import OpenIndex
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,6 +148,11 @@ class Library:
         try:
             if path.parent != self.index or generation.file in ("", ".", ".."):
                 raise IndexUnusable(f"the library names a joint index outside itself ({generation.file!r}){_SCANS}")
+            if generation.file.endswith((SEGMENT_SUFFIX, LIST_SUFFIX)):
+                same = known if isinstance(known, JointIndex) else None
+                return JointIndex.load(self.index, generation.stored, thorough=thorough, known=same)
+            from vfindex.storage.qdrant.index import open_index
+
             return open_index(self.index, generation.stored, thorough=thorough, known=known)
         except FileNotFoundError as exc:
             raise IndexUnusable(f"the joint index {exc.filename or path} is missing{_SCANS}") from exc
