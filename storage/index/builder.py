@@ -132,7 +132,8 @@ class Draft:
             file.put("ids", "<i8", [ids])
             nothing = np.zeros((0, self._recipe.spec.dim), np.float32)
             file.put("rows", "<f4" if is_flat and is_only else "<f2", chain([nothing], _summed(rows, total)))
-            file.put("centre", "<f4", [total[None] / max(1, len(ids))])
+            # In float16, the mean of so many vectors gives none of them away: see `erasure`.
+            file.put("centre", "<f4" if is_flat else "<f2", [total[None] / max(1, len(ids))])
             tuned = None if is_flat else self._coded(file, known)
             stored = file.end(facts_of(tuned, time.monotonic() - began))
         return IndexSegment.load(self._folder, stored)

@@ -74,11 +74,20 @@ class Lists:
         firsts, starts = self.blocks - -(-self.sizes // BLOCK), self.ends - self.sizes
         return np.unique(firsts[numbers] + (at - starts[numbers]) // BLOCK)
 
-    def emptied_by(self, dead: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the lists all of whose rows are dead, increasing: the mean of one vector is that vector."""
-        at = np.flatnonzero(in_sorted(self.members.astype(np.int64), dead))
-        gone = np.bincount(np.searchsorted(self.ends, at, side="right"), minlength=len(self.ends))
-        return np.flatnonzero((gone == self.sizes) & (gone > 0))
+    def holding(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the lists that hold some rows, increasing. rows: increasing."""
+        at = np.flatnonzero(in_sorted(self.members.astype(np.int64), rows))
+        return np.unique(np.searchsorted(self.ends, at, side="right"))
+
+    def means(self, rows: NDArray[Any], dead: NDArray[np.int64]) -> Iterator[FloatArray]:
+        """Yield the mean (dim,) of the other rows of each list that holds dead ones, 0 where there are none.
+
+        rows: (n, dim), of all. dead: increasing.
+        """
+        for number in self.holding(dead).tolist():
+            members = np.sort(self.members[self.ends[number] - self.sizes[number] : self.ends[number]].astype(np.int64))
+            living = rows[members[~in_sorted(members, dead)]]
+            yield living.sum(axis=0, dtype=np.float32) / np.float32(max(1, len(living)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -123,14 +123,15 @@ class IvfPq:
         """Yield the arrays of `write_codes`, and their rows, that tell of vectors. dead: their rows, increasing."""
         blocks = self.lists.blocks_of(dead)
         yield from ((code_name(number), blocks) for number in range(len(self._codes)))
-        yield "centroids", self.lists.emptied_by(dead)
+        yield "centroids", self.lists.holding(dead)
 
     def renewed(self, rows: NDArray[Any], dead: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
         """Yield new values of what `touched` yields, which tell nothing of these vectors. rows: (n, dim), of all."""
         for number, codes in enumerate(self._codes):
             parts = encode(rows, self.lists, self.coder, number, dead)
             yield np.concatenate([codes[:0], *parts])
-        yield np.zeros((len(self.lists.emptied_by(dead)), self.lists.centroids.shape[1]), np.float32)
+        # The other codes of these lists are differences from the mean before, which one vector hardly moves.
+        yield np.stack(list(self.lists.means(rows, dead)))
 
     def _scanner(self, asked: tuple[int, ...]) -> _Scanner:
         """Return the scanner of some segments; those used last are kept."""

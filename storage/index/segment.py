@@ -245,7 +245,7 @@ class IndexSegment:
         segment = cls(ids, rows, dead, file.stored)
         segment.seconds = float(file.facts.get("seconds", 0.0))
         if "centre" in file:
-            segment.centre = file.array("centre").reshape(rows.shape[1])
+            segment.centre = np.asarray(file.array("centre"), np.float32).reshape(rows.shape[1])
         if file.facts["efforts"] is not None:
             segment.tuned = TunedParams.from_dict(file.facts["efforts"])
             segment.codes = ivf_pq.read_codes(file, segment.tuned.slices)

@@ -30,6 +30,7 @@ from vfindex.storage.index.erasure import is_erased
 from vfindex.storage.index.flat import exact_scan, joint_batches
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import LIST_SUFFIX, JointIndex
+from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance import backup
 from vfindex.storage.maintenance.rebuild import _drop_unreadable as drop_unreadable
@@ -222,6 +223,7 @@ def test_nothing_is_left_of_removed_vectors(writer: Writer, size: int) -> None:
         np.delete(after.rows, np.s_[5:10], 0), np.delete(vectors_of, np.s_[5:10], 0)
     )
     assert any(not np.array_equal(one, other) for one, other in zip(codes_of, after.codes._codes, strict=True))
+    assert not gives_away(after, vectors_of[5:10], np.arange(5, 10))
     touched = after.codes.lists.blocks_of(np.arange(5, 10))
     for one, other in zip(codes_of, after.codes._codes, strict=True):
         assert np.array_equal(np.delete(one, touched, 0), np.delete(other, touched, 0)), "others keep their codes"
@@ -229,6 +231,18 @@ def test_nothing_is_left_of_removed_vectors(writer: Writer, size: int) -> None:
     assert verify(writer.library).problems == []
     writer.publisher.erase_deleted()
     assert current(writer)[0] == generation, "there is nothing left to do"
+
+
+def gives_away(part: IndexSegment, removed: FloatArray, rows: NDArray[np.int64]) -> bool:
+    """Return whether a list's mean and its other vectors tell the sum of removed ones. rows: where these were."""
+    lists = part.codes.lists
+    for mean, end, size in zip(lists.centroids, lists.ends, lists.sizes, strict=True):
+        members = lists.members[end - size : end]
+        gone = removed[np.isin(rows, members)].sum(axis=0, dtype=np.float32)
+        missing = mean * size - part.rows[members].sum(axis=0, dtype=np.float32)
+        if np.any(gone) and gone @ missing > 0.9 * np.linalg.norm(gone) * np.linalg.norm(missing):
+            return True
+    return False
 
 
 def test_an_interrupted_erasure_is_finished(writer: Writer, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
