@@ -173,7 +173,7 @@ def test_the_library_page_says_what_its_index_finds(
 ) -> None:
     low = RecallInfo(0.97, 80, 0.9, 0.81, 0.95, "2026-11-02", "2026-11-28", (), None, True, "rebuild <it>", 3, True)
     segments = (IndexSegmentInfo(180, 20, 10**6, "tuned"), IndexSegmentInfo(20, 0, 10**5, "exact"))
-    index = IndexInfo(segments, 200, 20, 1_100_000, 1, 200, low)
+    index = IndexInfo("built-in", segments, 200, 20, 1_100_000, 1, 200, low)
     status = replace(service.status(), index=index)
     monkeypatch.setattr(SearchService, "status", lambda _: status)
     text = shown(page_of(site, "/library"))
