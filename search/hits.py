@@ -168,7 +168,7 @@ class ClipDetails:
 
 
 def _hit(rank: int, result: Result, found: Sequence[Found], by: tuple[Sequence[LocalSource | Member], Labeller]) -> Hit:
-    """Return a hit with what the other libraries and all calibrations tell of it."""
+    """Return a hit with what depends on the other libraries and all calibrations."""
     sources, labeller = by
     number, _ = result.video
     hit = found[number].hits[tuple(each.clip.id for each in result.moments)]

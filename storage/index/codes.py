@@ -1,7 +1,7 @@
 """How vectors become inverted lists and 4-bit codes, one for every four dimensions.
 
 Lists are k-means clusters. What is coded is the difference from the mean of the list, turned so that every code has as
-much of the variance (Ge, He, Ke and Sun 2013, CVPR). Codes stand in FAISS's layout of blocks, in the order of the
+much of the variance (Ge, He, Ke and Sun 2013, CVPR). Codes are in FAISS's layout of blocks, in the order of the
 lists. Indexes of earlier versions have a code for every two dimensions, of the vectors as they are.
 """
 

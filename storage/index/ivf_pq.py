@@ -120,7 +120,7 @@ class IvfPq:
         return share * len(self) / (_SCANNED_FOR_ONE * self.coder.dims) + candidates
 
     def touched(self, dead: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """Yield the arrays of `write_codes`, and their rows, that tell of vectors. dead: their rows, increasing."""
+        """Yield the arrays of `write_codes`, and their rows, that depend on vectors. dead: their rows, increasing."""
         blocks = self.lists.blocks_of(dead)
         yield from ((code_name(number), blocks) for number in range(len(self._codes)))
         yield "centroids", self.lists.holding(dead)

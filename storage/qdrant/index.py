@@ -48,7 +48,7 @@ TRUSTED_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What library.db tells of clips. rows: yields (ids, joint vectors) in batches. videos: of each clip, (n,)."""
+    """Clips of library.db. rows: yields (ids, joint vectors) in batches. videos: of each clip, (n,)."""
 
     rows: Callable[[Ids], Iterable[tuple[Ids, FloatArray]]]
     videos: Callable[[Ids], Ids]
