@@ -80,23 +80,45 @@ class IvfPq:
         self, queries: FloatArray, candidates: int, share: float, kept: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int64]:
         """Return the same for queries (n, dim), as (n, <= candidates), filled up with -1."""
-        asked = tuple(at for at, where in enumerate(self.coder.segments) if np.any(queries[:, where]))
-        rows = np.arange(len(self)) if kept is None else np.flatnonzero(kept)
-        candidates = min(candidates, len(rows))
+        asked = self._asked(queries)
+        candidates = min(candidates, len(self) if kept is None else int(np.count_nonzero(kept)))
         if not asked or not candidates:
-            return np.tile(rows[:candidates], (len(queries), 1))
+            return np.tile(self._rows(kept)[:candidates], (len(queries), 1))
         scanner = self._scanner(asked)
         if kept is None:
-            distances, numbers = scanner.lists_of(queries, max(1, round(share * len(self.lists.ends))))
+            distances, numbers = scanner.lists_of(queries, self.number_of_lists(share))
         else:
-            distances, numbers = self._reached(*scanner.lists_of(queries, len(self.lists.ends)), rows, share)
+            distances, numbers = self._reached(
+                *scanner.lists_of(queries, len(self.lists.ends)), self._rows(kept), share
+            )
         places = scanner.search(queries, candidates, distances, numbers, kept)
         if share == 1:
             # FAISS drops rows with the lowest possible score: all of them, in a library without the queried modality.
             for row in np.flatnonzero(places[:, -1:] < 0):
                 found = places[row][places[row] >= 0]
-                places[row, len(found) :] = np.setdiff1d(rows, found)[: candidates - len(found)]
+                places[row, len(found) :] = np.setdiff1d(self._rows(kept), found)[: candidates - len(found)]
         return places
+
+    def nearest_with_depth(self, queries: FloatArray, candidates: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return `nearest_of` all lists, and for each row how many lists are nearer than its own, in the same shape."""
+        places = self.nearest_of(queries, candidates, 1.0)
+        asked = self._asked(queries)
+        if not asked:
+            return places, np.zeros_like(places)
+        _, numbers = self._scanner(asked).lists_of(queries, len(self.lists.ends))
+        depth = np.argsort(numbers, axis=1)
+        return places, np.take_along_axis(depth, self._list_of_row[places].astype(np.int64), axis=1)
+
+    def _rows(self, kept: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        return np.arange(len(self)) if kept is None else np.flatnonzero(kept)
+
+    def _asked(self, queries: FloatArray) -> tuple[int, ...]:
+        """Return the segments that queries (n, dim) use."""
+        return tuple(at for at, where in enumerate(self.coder.segments) if np.any(queries[:, where]))
+
+    def number_of_lists(self, share: float) -> int:
+        """Return how many lists are a share of them."""
+        return max(1, round(share * len(self.lists.ends)))
 
     def _reached(
         self, distances: FloatArray, numbers: NDArray[np.int64], rows: NDArray[np.int64], share: float

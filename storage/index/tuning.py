@@ -7,7 +7,7 @@ midpoints of the latter. Recall is measured by score, so equal vectors are inter
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import evenly_spaced, positions_in
-from vfindex.storage.index.flat import HalfVectors, joint_batches
+from vfindex.storage.index.flat import HalfVectors, joint_batches, used_span
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.index.search_params import FIRST, MANY, SearchParams, TunedParams, WeightingParams
@@ -42,6 +42,8 @@ EVERY = 4
 CLIPS_A_QUESTION = 3
 # Scores this close may be in either order: float32 sums depend on the order of addition, and float16 rounds.
 TIE = 1e-3
+# Best clips that are known of a query: as many more than MANY as share its last score, in most videos with one title.
+KNOWN = 256
 # The grid: shares of the lists, and numbers of candidates.
 SHARES = (1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2, 5 / 8, 3 / 4, 1.0)
 CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 25))  # 32, 45, 64, ... 4096
@@ -89,13 +91,8 @@ def tuned_params(
 
     rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
     """
-    kinds = [(own, _between(unlike)) for own, unlike in asked]
-    parts = [queries for each in kinds for queries in each]
-    found = HalfVectors(rows).best_scores(np.concatenate(parts), MANY)
-    best = np.split(found, np.cumsum([len(each) for each in parts])[:-1])
-    corners = tuple(
-        _weighting_params(_Trial(codes, rows, each, best[2 * at : 2 * at + 2])) for at, each in enumerate(kinds)
-    )
+    trials = _trials(codes, rows, [(own, _between(unlike)) for own, unlike in asked])
+    corners = tuple(_weighting_params(trial) for trial in trials)
     queries = asked[0][1] if len(asked[0][1]) else asked[0][0]
     lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
     shares = np.mean(lengths / np.maximum(lengths.sum(axis=0), 1e-9), axis=1)
@@ -109,12 +106,8 @@ def is_enough(
 
     By one of EVERY queries, so without the margin: it was in them when they were tuned. See `tuned_params`.
     """
-    kinds = [[queries[::EVERY] for queries in each] for each in asked]
-    parts = [queries for each in kinds for queries in each]
-    found = HalfVectors(rows).best_scores(np.concatenate(parts), MANY)
-    best = np.split(found, np.cumsum([len(each) for each in parts])[:-1])
-    for at, corner in enumerate(tuned.corners):
-        trial = _Trial(codes, rows, kinds[at], best[2 * at : 2 * at + 2])
+    trials = _trials(codes, rows, [[queries[::EVERY] for queries in each] for each in asked])
+    for corner, trial in zip(tuned.corners, trials, strict=True):
         for which, params in enumerate((corner.first, corner.many)):
             ranks = [of_kind[which] for of_kind in trial.ranks(params.share)]
             if any(np.mean(each < params.candidates) < REQUIRED[which][0] for each in ranks):
@@ -134,8 +127,8 @@ def raised_params(
     for at, queries in enumerate(asked):
         if not len(queries) or not corners[at].first.candidates:
             continue
-        best = HalfVectors(rows).best_scores(queries, MANY)
-        wanted = corners[at].covering(_weighting_params(_Trial(codes, rows, [queries], [best])))
+        trial = next(_trials(codes, rows, [[queries]]))
+        wanted = corners[at].covering(_weighting_params(trial))
         is_new = (wanted.first, wanted.many) != (corners[at].first, corners[at].many)
         corners[at] = wanted if is_new else wanted.doubled(MOST)
     return replace(tuned, corners=tuple(corners))
@@ -205,36 +198,75 @@ class KnownBest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    """The candidates of queries of one kind, from all lists, best first: (n, <= MOST).
+
+    depth: how many lists are nearer than that of a candidate. is_best: which are among the best FIRST and MANY clips,
+    or as good as these.
+    """
+
+    depth: NDArray[np.int64]
+    is_best: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
+    @classmethod
+    def of(
+        cls, codes: IvfPq, rows: NDArray[np.float16], queries: FloatArray, best: tuple[FloatArray, NDArray[np.int64]]
+    ) -> _Kind:
+        """queries: (n, dim). best: scores and places of the best clips of each, best first, some more than MANY."""
+        places, depth = codes.nearest_with_depth(queries, MOST)
+        span = used_span(queries)
+        bars = [best[0][:, min(top_k, len(rows)) - 1] for top_k in (FIRST, MANY)]
+        bars = [bar - _tie(bar) for bar in bars]
+        scores = np.full(places.shape, -np.inf, np.float32)
+        for row, known in enumerate(best[1]):
+            order = np.argsort(known)
+            at, is_known = positions_in(places[row], known[order])
+            scores[row, is_known] = best[0][row][order][at[is_known]]
+            if best[0][row, -1] >= bars[1][row]:  # more are as good as these
+                scores[row] = rows[places[row], span].astype(np.float32) @ queries[row, span]
+        return cls(depth, (scores >= bars[0][:, None], scores >= bars[1][:, None]))
+
+    def ranks(self, lists: int, clips: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the ranks of the best FIRST and MANY of all clips among the candidates of this many lists.
+
+        MOST for those not found.
+        """
+        inside = self.depth < lists
+        rank = np.cumsum(inside, axis=1) - 1
+        result = []
+        for top_k, is_best in zip((FIRST, MANY), self.is_best, strict=True):
+            ranks = np.full((len(rank), min(top_k, clips)), MOST)
+            for row, found in enumerate(is_best & inside):
+                some = rank[row, found][: ranks.shape[1]]
+                ranks[row, : len(some)] = some
+            result.append(ranks)
+        return result[0], result[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """Queries of one weighting. kinds: each (n, dim). best: of each kind, the best scores (n, k)."""
+    """The candidates of queries of one weighting, for each kind.
+
+    They come from one scan of all lists, whose first MOST hold those of fewer lists and of smaller numbers. A clip that
+    is not among them counts as not found, also in a share of the lists that has fewer candidates before it.
+    """
 
     codes: IvfPq
-    rows: NDArray[np.float16]
-    kinds: Sequence[FloatArray]
-    best: Sequence[FloatArray]
+    kinds: Sequence[_Kind]
 
     def ranks(self, share: float) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Return for each kind the ranks of the best FIRST and MANY among the candidates of a share of the lists.
+        """Return for each kind the ranks (n, FIRST) and (n, MANY) among the candidates of a share of the lists."""
+        lists = self.codes.number_of_lists(share)
+        return [kind.ranks(lists, len(self.codes)) for kind in self.kinds]
 
-        Each is (n, <= FIRST or MANY), MOST if not found. One scan covers every number of candidates: fewer are a prefix
-        of more.
-        """
-        kinds = zip(self.kinds, self.best, strict=True)
-        return [self._ranks(share, *kind) for kind in kinds if len(kind[0])]
 
-    def _ranks(
-        self, share: float, queries: FloatArray, best: FloatArray
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        first, many = np.full(best[:, :FIRST].shape, MOST), np.full(best.shape, MOST)
-        asked = np.flatnonzero(np.any(queries, axis=0))
-        span = slice(int(asked[0]), int(asked[-1]) + 1) if len(asked) else slice(None)
-        for row, places in enumerate(self.codes.nearest_of(queries, MOST, share)):
-            scores, at = HalfVectors(self.rows[places[places >= 0], span]).best(queries[row, span], best.shape[1])
-            for ranks in (first[row], many[row]):
-                bar = best[row, len(ranks) - 1]
-                found = at[: len(ranks)][scores[: len(ranks)] >= bar - _tie(bar)]
-                ranks[: len(found)] = found
-        return first, many
+def _trials(codes: IvfPq, rows: NDArray[np.float16], asked: Sequence[Sequence[FloatArray]]) -> Iterator[_Trial]:
+    """Yield a trial for each weighting. rows: (n, dim), what the codes were made of. asked: queries of each kind."""
+    groups = [queries for kinds in asked for queries in kinds]
+    found = iter(HalfVectors(rows).best_of(groups, min(KNOWN, len(rows))))
+    for kinds in asked:
+        pairs = [(queries, next(found)) for queries in kinds]
+        yield _Trial(codes, [_Kind.of(codes, rows, *pair) for pair in pairs if len(pair[0])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +288,6 @@ def _weighting_params(trial: _Trial) -> WeightingParams:
     """Return the cheapest parameters with the required recall."""
     best: list[_Found] = []  # for the first FIRST and the first MANY
     for share in SHARES:
-        if best and all(each.is_enough and each.cost <= trial.codes.cost(0, share) for each in best):
-            break
         kinds = trial.ranks(share)
         found = [_least(trial, share, [kind[which] for kind in kinds], REQUIRED[which]) for which in (0, 1)]
         best = [min(pair, key=lambda each: each.order) for pair in zip(best or found, found, strict=True)]
