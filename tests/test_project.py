@@ -103,7 +103,8 @@ ROOMS = {
         *("boundary", "languages", "options"),
     ),
     "search": (
-        *("evaluation", "http", "mcp", "service", "files", "user", "libraries", "membership", "engine"),
+        *("evaluation", "http", "mcp", "service", "files", "user", "understanding"),
+        *("libraries", "membership", "engine"),
         *("live", "remote", "export", "hits", "contents"),
         *("marks", "corrections", "playback", "stills", "status", "results"),
         *("calibration", "rank", "query"),
