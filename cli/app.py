@@ -49,6 +49,7 @@ from vfindex.cli.commands import (
     spec,
     status,
     tune,
+    unusual,
     upgrade,
     verify,
 )
@@ -81,6 +82,7 @@ _COMMANDS = (
     reindex,
     retry,
     search,
+    unusual,
     opening,
     serve,
     mcp,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.formats import Exported, Settings
     from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.export.selection import Selection
+    from vfindex.search.understanding.unusual import UnusualList
 
 # Videos read at a time, so that memory does not grow with the library.
 PAGE_VIDEOS = 1000
@@ -86,6 +87,31 @@ class SearchService(VideoFiles, UserWriting):
         example = Like.parse(clip) if isinstance(clip, str) else clip
         return self.search(images=[example], top_k=top_k, per_video=per_video, timeout_s=timeout_s)
 
+    @again_if_changed
+    def unusual(  # noqa: PLR0913  as for `search`
+        self,
+        filters: str | Filters = "",
+        *,
+        among: str | Filters | None = None,
+        against: str = "",
+        modality: ModalityName | None = None,
+        method: str = "knn",
+        top_k: int = 10,
+        per_video: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> UnusualList:
+        """Return the clips that are least like the others, see `understanding.unusual`.
+
+        filters: the clips that are scored. among: those that they are compared with; None: each other. against: a
+        question, whose answers they are compared with instead. method: `knn` or `lof`. progress: is called with the
+        numbers of clips scored and of all. Raises QueryError where there is too little to compare, UsageError.
+        """
+        from vfindex.search.understanding.unusual import UnusualChoice, unusual
+
+        chosen = None if among is None else _filters(among, "unusual")
+        choice = UnusualChoice(_filters(filters, "unusual"), chosen, against, modality, method, top_k, per_video)
+        return unusual(self.engine, choice, progress or (lambda done, total: None))
+
     # --- videos -------------------------------------------------------------------------------------------------
 
     def videos(self, filters: str | Filters = "", *, first: int = 0, limit: int = PAGE_VIDEOS) -> VideoList:
@@ -107,8 +133,7 @@ class SearchService(VideoFiles, UserWriting):
 
     @again_if_changed
     def _matching(self, filters: str | Filters) -> tuple[list[int], tuple[Hint, ...]]:
-        chosen = _parsed(filters) if isinstance(filters, str) else filters
-        check_filters(chosen)
+        chosen = _filters(filters, "list")
         with self.engine.library().snapshot() as snapshot:
             passing = filtered(snapshot, chosen)
             ids = [id_ for id_ in snapshot.video_ids() if passing is None or id_ in passing]
@@ -227,13 +252,20 @@ class SearchService(VideoFiles, UserWriting):
         raise LibraryError(f"there is no run {run_id} in this library; `vfindex runs list` shows which there are")
 
 
-def _parsed(filters: str) -> Filters:
+def _filters(filters: str | Filters, command: str) -> Filters:
+    """Return filters, checked. command: what takes them. Raises QueryError, UsageError."""
+    chosen = _parsed(filters, command) if isinstance(filters, str) else filters
+    check_filters(chosen)
+    return chosen
+
+
+def _parsed(filters: str, command: str) -> Filters:
     """Return the filters of a query. Raises QueryError, and UsageError for words to search for."""
     query = parse(filters, wordless=True)
     words = " ".join(map(str, query.moments))
     if words:
         raise UsageError(
-            "list takes filters only, as in 'vfindex list in:holiday lang:de longer:10m'; "
+            f"{command} takes filters only, as in 'vfindex {command} in:holiday lang:de longer:10m'; "
             f"to search: vfindex search {shlex.quote(words)}"
         )
     return query.filters

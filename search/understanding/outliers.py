@@ -1,11 +1,47 @@
-"""How unlike its neighbours an item is: the distance to its nearest ones, and the local outlier factor."""
+"""How unlike its neighbours an item is: distances to the nearest ones, local outlier factors, and what stands out."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.records import FloatArray
+
+# Chance that any of n scores without outliers is called one, as is usual for tests.
+LEVEL = 0.05
+# Median absolute deviation of a normal distribution by its standard deviation (Hampel 1974).
+_NORMAL_MAD = 0.6744897501960817
+_SMALLEST = 1e-10  # as in scikit-learn: identical items are at distance 0, and their density stays finite
+
+
+def nearest_rows(
+    vectors: FloatArray, groups: NDArray[np.int64], table: FloatArray, table_groups: NDArray[np.int64], k: int
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Return (distances, rows of `table`), each (n, <= k), the nearest first, those of an item's own group left out.
+
+    vectors: (n, dim), table: (m, dim), of length 1. Distances are Euclidean, 0 to 2; infinite, with row -1, where a
+    group leaves fewer than k. Takes n * m memory: give batches.
+    """
+    similar = vectors @ table.T  # (n, m)
+    similar[groups[:, None] == table_groups[None]] = -np.inf
+    k = min(k, len(table))
+    rows = (
+        np.argpartition(-similar, k - 1, axis=1)[:, :k] if k < len(table) else np.tile(np.arange(k), (len(vectors), 1))
+    )
+    values = np.take_along_axis(similar, rows, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    rows, values = np.take_along_axis(rows, order, axis=1), np.take_along_axis(values, order, axis=1)
+    known = np.isfinite(values)
+    distances = np.where(known, distance(np.where(known, values, 0.0)), np.inf)
+    return distances.astype(np.float32), np.where(known, rows, -1)
+
+
+def distance(cosine: FloatArray) -> FloatArray:
+    """Return the Euclidean distance of vectors of length 1 with this cosine."""
+    return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * cosine, 0.0)), np.float32)
 
 
 def neighbour_distances(distances: FloatArray) -> FloatArray:
@@ -20,19 +56,58 @@ def neighbour_distances(distances: FloatArray) -> FloatArray:
     return np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
 
 
-def local_outlier_factors(distances: FloatArray, neighbours: NDArray[np.int64]) -> FloatArray:
-    """Return the local outlier factor (n,) of each item: about 1 inside a cluster, larger outside.
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalDensities:
+    """The items that others are compared with: k_distances (m,) and local reachability densities (m,).
 
-    Breunig, Kriegel, Ng and Sander 2000 (SIGMOD): the mean local reachability density of the k neighbours by the item's
-    own, with reach(a, b) = max(k-distance(b), d(a, b)). distances, neighbours: (n, k), the nearest first, the item
-    itself left out; neighbours are rows of the same table, -1 (with any distance) where there are fewer than k.
+    Breunig, Kriegel, Ng and Sander 2000 (SIGMOD): reach(a, b) = max(k-distance(b), d(a, b)); the density of an item is
+    one by its mean reach of its k neighbours.
     """
+
+    k_distances: FloatArray
+    densities: FloatArray
+
+    @classmethod
+    def of(cls, distances: FloatArray, neighbours: NDArray[np.int64]) -> LocalDensities:
+        """distances, neighbours: (m, k) of the items among themselves, as `nearest_rows` returns them."""
+        known = neighbours >= 0
+        k_distances = np.where(known, distances, 0.0).max(axis=1, initial=0.0)
+        return cls(k_distances, _density(distances, neighbours, k_distances))
+
+    def factors(self, distances: FloatArray, neighbours: NDArray[np.int64]) -> FloatArray:
+        """Return the local outlier factor (n,): about 1 inside a cluster, larger outside.
+
+        It is the mean density of the neighbours by the item's own. distances, neighbours: (n, k), of items that may
+        but need not be of these; one without a neighbour has an infinite factor.
+        """
+        known = neighbours >= 0
+        own = _density(distances, neighbours, self.k_distances)
+        counts = known.sum(axis=1)
+        theirs = np.where(known, self.densities[neighbours], 0.0).sum(axis=1) / np.maximum(counts, 1)
+        return np.where(counts > 0, theirs / own, np.inf)
+
+
+def _density(distances: FloatArray, neighbours: NDArray[np.int64], k_distances: FloatArray) -> FloatArray:
     known = neighbours >= 0
-    counts = known.sum(axis=1)
-    reaches = np.where(known, distances, -np.inf).max(axis=1, initial=-np.inf)  # (n,) the k-distance
-    reach = np.where(known, np.maximum(distances, reaches[neighbours]), 0.0)
-    # As in scikit-learn: identical items are at distance 0, and their density stays finite.
-    density = 1.0 / (reach.sum(axis=1) / np.maximum(counts, 1) + 1e-10)
-    ratios = np.where(known, density[neighbours] / density[:, None], 0.0)
-    factors = ratios.sum(axis=1) / np.maximum(counts, 1)
-    return np.where(counts > 0, factors, np.inf)
+    reach = np.where(known, np.maximum(distances, k_distances[neighbours]), 0.0)
+    return np.asarray(1.0 / (reach.sum(axis=1) / np.maximum(known.sum(axis=1), 1) + _SMALLEST))
+
+
+def deviations(scores: FloatArray, usual: FloatArray) -> FloatArray:
+    """Return how many robust standard deviations scores (n,) lie above the median of `usual` (m,), finite values.
+
+    The scale is the median absolute deviation by that of a normal distribution (Hampel 1974); 0 if it is 0.
+    """
+    usual = usual[np.isfinite(usual)]
+    centre = float(np.median(usual)) if len(usual) else 0.0
+    spread = float(np.median(np.abs(usual - centre))) / _NORMAL_MAD if len(usual) else 0.0
+    return np.asarray((scores - centre) / spread if spread > 0 else np.zeros(len(scores)), np.float32)
+
+
+def fence(count: int) -> float:
+    """Return the deviation beyond which one of `count` scores stands out.
+
+    The outlier region of Davies and Gather 1993 (JASA 88): none of `count` normal scores lies beyond it in 95 % of all
+    samples, however many they are.
+    """
+    return NormalDist().inv_cdf((1.0 - LEVEL) ** (1.0 / max(count, 1)))

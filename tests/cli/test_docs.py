@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vfindex.cli.commands.search import _TABLE_WIDTH, EXIT_MISSING
 from vfindex.cli.render.run_page import label
 from vfindex.indexer.runs.repair import RepairReport
 from vfindex.indexer.runs.report import Report, UpgradeReport
+from vfindex.search.understanding.unusual import ClipPlace, UnusualClip, UnusualList
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -108,6 +110,12 @@ def test_nested_fields_are_those_of_the_program(run: Any, library: Path) -> None
     assert f"| `videos` | list of `{{{', '.join(row)}}}`" in section("list")
     states = json.loads(run("status", "--library", library, "--json").out)["states"]
     assert f"`{{{', '.join(states)}}}`" in section("status")
+
+
+def test_the_fields_of_unusual_clips_are_explained() -> None:
+    assert documented_fields("unusual") == {field.name for field in fields(UnusualList)}
+    assert f"| `clips` | list of `{{{', '.join(field.name for field in fields(UnusualClip))}}}`" in section("unusual")
+    assert f"nearest: `{{{', '.join(field.name for field in fields(ClipPlace))}}}`" in section("unusual")
 
 
 def test_the_exit_codes_are_the_program_s() -> None:

@@ -38,6 +38,10 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
     "marks, deleted": (("marks", "--remove", "1"), lambda service: BEFORE["marks"]),
     "corrections": (("corrections",), lambda service: service.corrections()),
     "corrections, deleted": (("corrections", "--remove", "1"), lambda service: BEFORE["corrections"]),
+    "unusual": (
+        ("unusual", "-k", "3", "--modality", "visual"),
+        lambda service: service.unusual(top_k=3, modality="visual"),
+    ),
     "saved": (("saved",), lambda service: service.saved_queries()),
     "saved, run": (("saved", "hello", "-k", "2"), lambda service: service.search("she said", top_k=2)),
     "saved, deleted": (("saved", "hello", "--remove"), lambda service: BEFORE["saved"]),
