@@ -52,6 +52,7 @@ from vfindex.cli.commands import (
     unusual,
     upgrade,
     verify,
+    watch,
 )
 from vfindex.cli.commands import eval as evaluation
 from vfindex.cli.commands import list as listing
@@ -108,7 +109,7 @@ _COMMANDS = (
     demo,
     doctor,
 )
-_GROUPS = (runs, models, spec)
+_GROUPS = (watch, runs, models, spec)
 
 
 class _Deferred(TyperCommand):

@@ -15,7 +15,7 @@ import typer
 from vfindex.storage.errors import UsageError
 from vfindex.storage.files.regular import regular
 
-PNG, HTML = b"\x89PNG\r\n\x1a\n", b"<!doctype html>"
+PNG, HTML, XML = b"\x89PNG\r\n\x1a\n", b"<!doctype html>", b"<?xml "
 # First bytes -> the type and suffix of a file; others have no check of the name.
 _TYPES = {PNG: ("image/png", ".png"), HTML: ("text/html", ".html")}
 # What a library's folder contains; after an upgrade its own library.db may be gone.

@@ -169,16 +169,26 @@ def _line(problem: Problem) -> str:
     return plain(f"{path_text(problem.path)}: [{problem.stage}] {problem.reason}; {problem.next}")
 
 
-def finish(report: Report, folder: Path, *, calibrate: bool = True, failed: bool | None = None) -> None:
+def finish(
+    report: Report,
+    folder: Path,
+    *,
+    calibrate: bool = True,
+    failed: bool | None = None,
+    then: Callable[[], bool] = lambda: True,
+) -> None:
     """Calibrate the library's scores if due, and exit unless all went well.
 
-    failed: None: a file failed, or the index was not published. Exit codes: 130 interrupted, 70 a bug, 1 failed.
+    failed: None: a file failed, or the index was not published. then: called after the calibration, returns whether it
+    succeeded. Exit codes: 130 interrupted, 70 a bug, 1 failed.
     """
     if report.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if calibrate:
         calibrate_if_due(folder)
-    end_with(report.bugs(), failed=bool(report.failed or report.not_published) if failed is None else failed)
+    succeeded = then()
+    failed = bool(report.failed or report.not_published) if failed is None else failed
+    end_with(report.bugs(), failed=failed or not succeeded)
 
 
 def end_with(bugs: Sequence[Problem], *, failed: bool) -> None:

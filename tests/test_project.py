@@ -83,7 +83,7 @@ MAX_LINES = 450
 # The rooms of each package, top to bottom: a module imports only from rooms below it, or from its own.
 ROOMS = {
     "cli": (
-        *("entry", "app", "commands", "removal", "exports", "run", "demo_media", "render"),
+        *("entry", "app", "commands", "removal", "exports", "run", "watches", "demo_media", "render"),
         *("started_run", "tokens", "last_search", "members", "options", "extras", "out_file", "output"),
     ),
     "indexer": (

@@ -26,6 +26,7 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say
 from vfindex.cli.run import finish, print_run, watching
+from vfindex.cli.watches import ask_watches
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def command(
 ) -> None:
     """Update the index of everything ingested so far.
 
-    New and changed files are indexed, moved ones recognised. Missing files leave search until they return.
+    New and changed files are indexed, moved ones recognised. Missing files leave search until they return. Watched
+    questions are asked of what is new (`vfindex watch`).
     """
     require("index")
     from vfindex.indexer.runs.execute import RunSettings
@@ -88,7 +90,8 @@ def command(
         report = reindex(folder, settings, callbacks)
     print_run(report, json=json)
     failed = bool(report.failed or report.left_alone or report.not_published)
-    finish(report, folder, calibrate=report.has_changed() and not report.out_of_time, failed=failed)
+    changed = report.has_changed() and not report.out_of_time
+    finish(report, folder, calibrate=changed, failed=failed, then=lambda: ask_watches(folder))
 
 
 def next_time(until: str, now: datetime) -> datetime:

@@ -120,6 +120,11 @@ class Child:
                 self._wait_for(fd, select.POLLOUT)
                 rest = rest[os.write(fd, rest) :]
 
+    def end_input(self) -> None:
+        """Close its stdin: it has been sent everything."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
     def read(self) -> bytes:
         """Return the unread output, b"" at its end. Raises TimeoutError."""
         fd = _fd(self._process.stdout)

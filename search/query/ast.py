@@ -181,7 +181,8 @@ class Filters:
     """Conditions on videos. All must hold; of `inside`, of `languages` and of `speakers` any one.
 
     inside: globs of paths. since, until: the day of the video, `until` excluded. languages: BCP 47, lower case.
-    speakers: names or parts of them; a condition on clips, too.
+    speakers: names or parts of them; a condition on clips, too. prints: fingerprints of the videos; of programs alone,
+    the query language has no word for it.
     """
 
     inside: tuple[str, ...] = ()
@@ -191,6 +192,7 @@ class Filters:
     shorter_s: float | None = None
     languages: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
+    prints: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self != Filters()

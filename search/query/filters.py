@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vfindex.search.query.ast import Filters
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.units import searchable_prints
 from vfindex.storage.files.names import composed, glob_pattern
 from vfindex.storage.records import Location
 from vfindex.storage.text.document_lists import kept
@@ -176,6 +177,9 @@ def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:
         videos &= frozenset().union(*(_inside(snapshot, glob) for glob in filters.inside))
     if filters.languages:
         videos &= _spoken(snapshot, filters.languages)
+    if filters.prints:
+        known = searchable_prints(snapshot)
+        videos &= {known[each] for each in filters.prints if each in known}
     return videos & _with_speakers(snapshot, filters.speakers) if filters.speakers else videos
 
 

@@ -176,9 +176,11 @@ class UserData:
         return next((each for each in self.saved_queries() if each.name == name), None)
 
     def remove_query(self, name: str) -> bool:
-        """Delete a saved question; return whether there was one."""
+        """Delete a saved question, with its watch; return whether there was one."""
         with writing(self.folder) as connection:
             found = connection.execute("DELETE FROM saved_query WHERE name = ?", (name,)).rowcount
+            for table in ("watch", "watch_hit"):
+                connection.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
         compact(self.folder)
         return bool(found)
 

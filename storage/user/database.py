@@ -28,7 +28,7 @@ from vfindex.storage.user.records import NAME
 # Wait for others' transactions, which take milliseconds.
 BUSY_TIMEOUT_S = 20
 # The version of the tables; an additive change raises it. Readers of at least `min_reader`, a setting, can read them.
-VERSION = 2
+VERSION = 3
 READER = 1
 _APPLICATION_ID = 0x76666975  # "vfiu"
 # Columns of each table; `crc32` is the checksum of the others.
@@ -36,9 +36,15 @@ TABLES: dict[str, tuple[str, ...]] = {
     "mark": ("id", "fingerprint", "start_ms", "end_ms", "list", "note", "question", "grade", "by", "at"),
     "saved_query": ("name", "text", "by", "at"),
     "correction": ("id", "fingerprint", "track", "start_ms", "end_ms", "original", "text", "by", "at"),
+    "watch": ("name", "least", "since", "done", "by", "at"),
+    "arrival": ("id", "tokens", "at"),
+    "watch_hit": ("id", "name", "fingerprint", "start_ms", "end_ms", "score", "confidence", "preview", "told", "at"),
 }
 # The version of the tables that brought a table; the others are in every version.
-_SINCE = {"correction": 2}
+_SINCE = {"correction": 2, "watch": 3, "arrival": 3, "watch_hit": 3}
+# Tables whose rows are counted. The schema must stay within the first page, without which no row is found: a repair of
+# half a file reads the rest.
+COUNTED = ("mark", "saved_query", "correction")
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS mark (id INTEGER PRIMARY KEY AUTOINCREMENT, fingerprint TEXT NOT NULL,"
@@ -51,14 +57,22 @@ _CREATE = (
     " track TEXT NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL, original TEXT NOT NULL,"
     " text TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, crc32 INTEGER NOT NULL,"
     " UNIQUE (fingerprint, track, start_ms, end_ms, original))",
+    "CREATE TABLE IF NOT EXISTS watch (name TEXT PRIMARY KEY, least TEXT NOT NULL, since INTEGER NOT NULL,"
+    " done INTEGER NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL, crc32 INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS arrival (id INTEGER PRIMARY KEY AUTOINCREMENT, tokens BLOB NOT NULL,"
+    " at TEXT NOT NULL, crc32 INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS watch_hit (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL,"
+    " fingerprint TEXT NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL, score REAL NOT NULL,"
+    " confidence TEXT NOT NULL, preview INTEGER NOT NULL, told TEXT NOT NULL, at TEXT NOT NULL,"
+    " crc32 INTEGER NOT NULL, UNIQUE (name, fingerprint, start_ms))",
     # Lost pages take rows with them, but not their count.
     *(
         f"CREATE TRIGGER IF NOT EXISTS {table}_{event.lower()} AFTER {event} ON {table} BEGIN"
         f" UPDATE meta SET value = value {sign} 1 WHERE key = 'rows of {table}'; END"
-        for table in TABLES
+        for table in COUNTED
         for event, sign in (("INSERT", "+"), ("DELETE", "-"))
     ),
-    *(f"INSERT OR IGNORE INTO meta VALUES ('rows of {table}', 0)" for table in TABLES),
+    *(f"INSERT OR IGNORE INTO meta VALUES ('rows of {table}', 0)" for table in COUNTED),
     f"INSERT OR REPLACE INTO meta VALUES ('min_reader', {READER})",
     f"PRAGMA user_version={VERSION}",
     f"PRAGMA application_id={_APPLICATION_ID}",

@@ -74,3 +74,41 @@ class Correction:
     text: str
     by: str
     at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A saved question whose new hits are kept. text: of the question. least: the confidence that a hit needs.
+
+    since: the arrival record that was the newest when the watch began. done: the newest that it has judged. by: who
+    began it. at: when, UTC, ISO 8601.
+    """
+
+    name: str
+    text: str
+    least: str
+    since: int
+    done: int
+    by: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewHit:
+    """A moment that a watch found in a new video. confidence: its label, "" without one. preview: read coarsely."""
+
+    moment: Moment
+    score: float
+    confidence: str
+    preview: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHit:
+    """A stored hit of the watch `name`. at: when it was found. told: when it was reported, "" before. UTC, ISO 8601."""
+
+    id: int
+    name: str
+    hit: NewHit
+    told: str
+    at: str

@@ -17,6 +17,7 @@ from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.files.writes import keep_as
 from vfindex.storage.user.database import (
+    COUNTED,
     TABLES,
     VERSION,
     connect,
@@ -30,9 +31,12 @@ from vfindex.storage.user.database import (
 )
 from vfindex.storage.user.records import NAME
 
-_NOUNS = {"mark": "mark", "saved_query": "saved question", "correction": "correction"}
+_NOUNS = {
+    **{"mark": "mark", "saved_query": "saved question", "correction": "correction"},
+    **{"watch": "watched question", "arrival": "arrival record", "watch_hit": "watch hit"},
+}
 # Tables with ids, none of which may come to mean another row.
-_NUMBERED = ("mark", "correction")
+_NUMBERED = ("mark", "correction", "arrival", "watch_hit")
 # Rows tried one by one after the last that could be read: a page holds fewer.
 _NEAR_ROWS = 4096
 # Higher ids are damage.
@@ -89,6 +93,8 @@ def _faults(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _counted_rows(connection: sqlite3.Connection, table: str) -> int | None:
     """Return how many rows a table should have, None if that is lost."""
+    if table not in COUNTED:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (f"rows of {table}",)).fetchone()
     return int(row[0]) if row is not None and str(row[0]).isdecimal() else None
 
@@ -153,9 +159,10 @@ class _Copy:
         """Make a `user.db` of these rows in `folder`."""
         with writing(folder) as target:
             for table, columns in self._tables().items():
-                had = self._had(table)
-                self.rows[table] = self._copy_table(target, table, columns)
-                self.lost[table] = None if had is None else max(0, had - self.rows[table])
+                had, copied = self._had(table), self._copy_table(target, table, columns)
+                if had or copied or table in COUNTED:
+                    self.rows[table] = copied
+                    self.lost[table] = None if had is None else max(0, had - copied)
             for table in _NUMBERED:
                 self._keep_counting(target, table)
 

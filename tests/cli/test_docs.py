@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vfindex.cli import app as entry
-from vfindex.cli.commands import models, runs
+from vfindex.cli.commands import models, runs, watch
 from vfindex.cli.commands.search import _TABLE_WIDTH, EXIT_MISSING
 from vfindex.cli.render.run_page import label
 from vfindex.indexer.runs.repair import RepairReport
@@ -43,6 +43,7 @@ def documented_fields(name: str) -> set[str]:
         *((name,) for name in COMMANDS),
         *((models.NAME, word) for word in ("list", "pull", "add", "check")),
         *((runs.NAME, word) for word in ("list", "show")),
+        *((watch.NAME, word) for word in ("add", "list", "remove", "run")),
     ],
 )
 def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -> None:

@@ -236,3 +236,13 @@ def test_what_is_no_file_is_refused(tmp_path: Path, made: str) -> None:
     path.mkdir() if made == "folder" else os.mkfifo(path)
     with pytest.raises(LibraryError, match="is no file; move it away"):
         UserData.open(tmp_path).marks()
+
+
+def test_the_schema_stays_within_the_first_page(tmp_path: Path) -> None:
+    UserData.open(tmp_path).add_mark(NewMark(Moment("a", 0, 1)))
+    with sqlite3.connect(tmp_path / "user.db") as connection:
+        try:
+            pages = connection.execute("SELECT count(*) FROM dbstat WHERE name = 'sqlite_schema'").fetchone()[0]
+        except sqlite3.OperationalError as exc:
+            pytest.skip(f"SQLite was built without dbstat: {exc}")
+    assert pages == 1

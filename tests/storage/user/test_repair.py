@@ -23,7 +23,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 300 marks, on several pages, two questions and a correction."""
     made = UserData.open(tmp_path_factory.mktemp("sound"))
     for number in range(300):
-        made.add_mark(NewMark(Moment("f", number, number + 1), note=f"note {number} " * 10))
+        made.add_mark(NewMark(Moment("f", number, number + 1), note=f"note {number} " * 30))
     made.save_query("a", "question a")
     made.save_query("b", "question b")
     made.correct(Line("f", "speech", 0, 900, "its a wrap"), "it's a wrap")

@@ -1,0 +1,233 @@
+"""Watched questions: which videos are new, and which of their moments answer a saved question.
+
+A video is judged once, when a search first finds it. One that is moved, renamed, read again or missing for a while is
+the same content and no news; a preview in which nothing was found is judged once more when it has been read fully. What
+a watch finds is stored before anybody is told, so a killed run loses nothing and finds nothing twice.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vfindex.search.calibration.labels import LABELS, META_KEY, Calibration, Label, LibraryLabeller, open_weights
+from vfindex.search.engine import SearchEngine, answer
+from vfindex.search.marks import marks_with_paths
+from vfindex.search.query.ast import Query
+from vfindex.search.query.parser import parse
+from vfindex.search.query.request import Request
+from vfindex.search.results import Hit
+from vfindex.search.understanding.news import News, NewsItem, Waiting, WatchInfo, WatchList
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.db.units import preview_videos, searchable_prints
+from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.library import again_if_changed, reading_spec
+from vfindex.storage.user.data import UserData
+from vfindex.storage.user.records import Mark, Moment, NewHit, Watch, WatchHit
+from vfindex.storage.user.watches import Arrivals, Present, WatchData, token
+
+# Hits of one new video at most: the best moments of an hour of a recorder.
+MOMENTS_A_VIDEO = 3
+# New videos asked of at a time, so that memory does not grow with a first night.
+BATCH_VIDEOS = 100
+# A watch asks of each new video, of which few answer; below it a hit is more likely wrong than right.
+LEAST: Label = "medium"
+_UNSURE = "not better than chance here: the library gives hits of this question no confidence yet"
+_NEVER_SURE = (
+    "hits of this question get no confidence, so news could not be told from chance; use plain words, or require words "
+    'as in said:"..." (docs/watch.md)'
+)
+
+
+class Watches:
+    """The watched questions of a library."""
+
+    def __init__(self, engine: SearchEngine) -> None:
+        self._engine = engine
+
+    def add(self, name: str, text: str | None = None, *, least: Label = LEAST) -> WatchInfo:
+        """Watch a question, saved under this name; return it. What the library holds already is not new.
+
+        text: None for a saved question. least: the label that a hit needs. Raises QueryError, UsageError.
+        """
+        if least not in LABELS[1:]:
+            raise UsageError(f"the confidence must be one of {', '.join(LABELS[1:])}, not {least!r}")
+        user = UserData.open(self._engine.library().root)
+        saved = user.saved_query(name)
+        if text is None and saved is None:
+            raise QueryError(
+                f"there is no saved question {name}; add one with: vfindex watch add {shlex.quote(name)} TEXT"
+            )
+        _check(text if text is not None else saved.text if saved is not None else "")
+        if text is not None:
+            user.save_query(name, text)
+        return self._info(self._data().add(name, least, self._present()), [])
+
+    def watched(self) -> WatchList:
+        """Return the watched questions, by name."""
+        hits = self._data().hits()
+        return WatchList(tuple(self._info(each, hits) for each in self._data().watches()))
+
+    def remove(self, name: str) -> WatchInfo:
+        """Stop watching a question and delete its hits; the question stays saved. Raises QueryError."""
+        found = next((each for each in self.watched().watches if each.name == name), None)
+        if found is None:
+            raise QueryError(f"no question named {name} is watched; `vfindex watch list` shows those that are")
+        self._data().remove(name)
+        return found
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lock of the one process that judges and reports. Raises LibraryLocked."""
+        with self._data().alone():
+            yield
+
+    def judge(self, say: Callable[[str], None] = lambda _: None) -> tuple[Waiting, ...]:
+        """Find and store the new hits of all watches; return those that could not judge. Call it inside `alone`.
+
+        say: told before each watch that has videos to judge, and of a damaged record. Raises QueryError, ModelError.
+        """
+        data = self._data()
+        if not data.watches():
+            return ()
+        log = data.note(self._present())
+        if not log.is_whole:
+            say("the record of the videos seen was damaged and begins anew: those in the library now are not news")
+        return tuple(waiting for each in data.watches() if (waiting := self._judge(each, log, say)) is not None)
+
+    def untold(self, waiting: Sequence[Waiting] = ()) -> News:
+        """Return the hits that nobody was told."""
+        return News(tuple(self.items(lambda each: not each.told)), tuple(waiting))
+
+    @again_if_changed
+    def items(self, wanted: Callable[[WatchHit], bool] = lambda _: True) -> list[NewsItem]:
+        """Return stored hits, the oldest first, with the paths that their videos have now."""
+        chosen = [each for each in self._data().hits() if wanted(each)]
+        texts = {each.name: each.text for each in self._data().watches()}
+        with self._engine.library().snapshot() as snapshot:
+            return list(_items(snapshot, [each for each in chosen if each.name in texts], texts))
+
+    def tell(self, items: Sequence[NewsItem]) -> None:
+        """Store that these items have been reported."""
+        if items:
+            self._data().tell([each.id for each in items])
+
+    def _judge(self, watch: Watch, log: Arrivals, say: Callable[[str], None]) -> Waiting | None:
+        data, query = self._data(), parse(watch.text)
+        prints = self._candidates(watch, log)
+        if prints and not self._can_tell(query):
+            return Waiting(watch.name, len(prints), _UNSURE)
+        if prints:
+            say(f"{watch.name}: asking {watch.text} of {len(prints)} new")
+        for start in range(0, len(prints), BATCH_VIDEOS):
+            batch = tuple(prints[start : start + BATCH_VIDEOS])
+            chosen = replace(query, filters=replace(query.filters, prints=batch))
+            top_k = MOMENTS_A_VIDEO * len(batch)
+            hits = answer([self._engine], Request(chosen, top_k=top_k, per_video=MOMENTS_A_VIDEO))
+            data.keep(watch.name, [_new(hit) for hit in hits if _counts(hit, query, watch.least)])
+        data.keep(watch.name, [], log.last)
+        return None
+
+    @again_if_changed
+    def _candidates(self, watch: Watch, log: Arrivals) -> list[str]:
+        """Return the fingerprints of the videos that a watch has not judged, in order of their ids."""
+        new, older = log.between(watch.done, log.last), log.between(0, watch.since)
+        if not len(new):
+            return []
+        known = {each.hit.moment.fingerprint for each in self._data().hits(watch.name)}
+        with self._engine.library().snapshot() as snapshot:
+            prints, previews = searchable_prints(snapshot), preview_videos(snapshot)
+        names = [name for name in sorted(prints, key=prints.__getitem__) if name not in known]
+        own = np.fromiter((token(name, preview=name in previews) for name in names), np.uint64, len(names))
+        before = np.fromiter((token(name, preview=True) for name in names), np.uint64, len(names))
+        chosen = np.isin(own, new) & ~np.isin(before, older)
+        return [name for name, is_new in zip(names, chosen.tolist(), strict=True) if is_new]
+
+    @again_if_changed
+    def _present(self) -> Present:
+        with self._engine.library().snapshot() as snapshot:
+            previews = preview_videos(snapshot)
+            return Present([each for each in searchable_prints(snapshot) if each not in previews], previews)
+
+    @again_if_changed
+    def _can_tell(self, query: Query) -> bool:
+        """Return whether hits of a question can be told from chance: they contain words, or have labels."""
+        if _requires_words(query):
+            return True
+        with self._engine.searcher().library.snapshot() as snapshot:
+            calibration = Calibration.from_json(snapshot.get(META_KEY))
+            return bool(LibraryLabeller.of(calibration, query, open_weights(reading_spec(snapshot)[0])).reliable)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the library."""
+        return self._engine.folder
+
+    def _data(self) -> WatchData:
+        return WatchData.open(self._engine.library().root)
+
+    @staticmethod
+    def _info(watch: Watch, hits: Sequence[WatchHit]) -> WatchInfo:
+        own = [each for each in hits if each.name == watch.name]
+        new = sum(not each.told for each in own)
+        return WatchInfo(watch.name, watch.text, watch.least, len(own), new, watch.by, watch.at)
+
+
+def _check(text: str) -> None:
+    """Raise QueryError for a question of which no library tells hits from chance."""
+    query = parse(text)
+    parts = [part for moment in query.moments for part in moment.parts()]
+    if not _requires_words(query) and (len(parts) != 1 or parts[0].weight != 1.0):
+        raise QueryError(_NEVER_SURE)
+
+
+def _requires_words(query: Query) -> bool:
+    """Return whether every hit contains words that the question requires, in each of its moments."""
+    return all(any(keyword.required for keyword in moment.keywords()) for moment in query.moments)
+
+
+def _counts(hit: Hit, query: Query, least: str) -> bool:
+    if _requires_words(query):
+        return True
+    return hit.confidence is not None and LABELS.index(hit.confidence) >= LABELS.index(least)
+
+
+def _new(hit: Hit) -> NewHit:
+    moment = Moment(hit.key.fingerprint, round(1000 * hit.start_s), round(1000 * hit.end_s))
+    return NewHit(moment, hit.score, hit.confidence or "", hit.coarse)
+
+
+def _items(snapshot: Snapshot, hits: Sequence[WatchHit], texts: dict[str, str]) -> Iterator[NewsItem]:
+    """Yield stored hits with what the library says of their videos now."""
+    marks = [Mark(each.id, each.hit.moment, "", "", "", None, "", each.at) for each in hits]
+    for stored, place in zip(hits, marks_with_paths(snapshot, marks).marks, strict=True):
+        said = "" if place.clip is None else _said(snapshot, place.clip.fingerprint, place.clip.start_ms)
+        yield NewsItem(
+            id=stored.id,
+            watch=stored.name,
+            question=texts[stored.name],
+            video=place.video,
+            presence=place.presence,
+            fingerprint=place.fingerprint,
+            key=place.clip or place.key,
+            start_s=place.start_s,
+            end_s=place.end_s,
+            score=stored.hit.score,
+            confidence=stored.hit.confidence or None,
+            preview=stored.hit.preview,
+            snippet=said or None,
+            found_at=stored.at,
+            told_at=stored.told,
+        )
+
+
+def _said(snapshot: Snapshot, fingerprint: str, start_ms: int) -> str:
+    """Return what is said during a clip, at most 160 characters."""
+    video = snapshot.video_with(fingerprint)
+    clips = [] if video is None else [each.id for each in snapshot.clips_of(video.id) if each.start_ms == start_ms]
+    return "".join(snapshot.said(clips).values())[:160]
