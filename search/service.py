@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.formats import Exported, Settings
     from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.export.selection import Selection
+    from vfindex.search.understanding.duplicates import DuplicateList
     from vfindex.search.understanding.unusual import UnusualList
 
 # Videos read at a time, so that memory does not grow with the library.
@@ -111,6 +112,18 @@ class SearchService(VideoFiles, UserWriting):
         chosen = None if among is None else _filters(among, "unusual")
         choice = UnusualChoice(_filters(filters, "unusual"), chosen, against, modality, method, top_k, per_video)
         return unusual(self.engine, choice, progress or (lambda done, total: None))
+
+    @again_if_changed
+    def duplicates(
+        self, filters: str | Filters = "", *, progress: Callable[[int, int], None] | None = None
+    ) -> DuplicateList:
+        """Return the footage that is in several files, see `understanding.duplicates`. Deletes nothing.
+
+        filters: one video of each pair passes them. progress: as for `unusual`. Raises QueryError, UsageError.
+        """
+        from vfindex.search.understanding.duplicates import duplicates
+
+        return duplicates(self.engine, _filters(filters, "duplicates"), progress or (lambda done, total: None))
 
     # --- videos -------------------------------------------------------------------------------------------------
 

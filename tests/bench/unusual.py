@@ -6,14 +6,15 @@
 
 ROADS are v017, v025, v031, v044, v048 and v050 of the public videos: cars and bicycles on roads, of six cameras.
 Each sampled frame is a clip. In each draw, 500 of these are joined by 10 frames of 10 other public videos; the same 500
-alone are a library without anything odd. An odd frame is a video of its own; the frames of a camera are one video. The
-control ranks all clips by chance; its value is the mean of 1,000 shuffles. Draws share videos, so the interval is over
-draws, not over other cameras. The method that is better on the first half of the draws is the default; the second half
-measures it.
+alone are a library without anything odd. An odd frame is a video of its own; those of a camera are videos of SEGMENT
+frames in a row, as recorders write them, or one video with SEGMENT=0 in the environment. The control ranks all clips by
+chance; its value is the mean of 1,000 shuffles. Draws share videos, so the interval is over draws, not over other
+cameras. The method that is better on the first half of the draws is the default; the second half measures it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ ROADS = ("v017", "v025", "v031", "v044", "v048", "v050")
 # Other public videos in which a road is seen are neither usual nor odd.
 LEFT_OUT = ("v024", "v011", "v101", "v032", "v010", "v026")
 USUAL, ODD, DRAWS = 500, 10, 40
+SEGMENT = int(os.environ.get("SEGMENT", "12"))
 
 
 def frames(folder: Path) -> dict[str, FloatArray]:
@@ -82,7 +84,9 @@ def interval(values: Sequence[float]) -> str:
 
 def main(cameras: Path, public: Path, draws: int) -> None:
     road = {name: rows for name, rows in frames(cameras).items() if name in ROADS}
-    other = {name: rows for name, rows in frames(public).items() if name not in (*ROADS, *LEFT_OUT)}
+    other = {
+        name: rows for name, rows in frames(public).items() if name.startswith("v") and name not in (*ROADS, *LEFT_OUT)
+    }
     print(f"{sum(map(len, road.values()))} road frames of {len(road)} videos, odd ones of {len(other)}")
     random = np.random.default_rng(0)
     rows: dict[str, list[float]] = {name: [] for name in (*METHODS, "chance")}
@@ -90,7 +94,10 @@ def main(cameras: Path, public: Path, draws: int) -> None:
     for _ in range(draws):
         places = [(name, i) for name, vectors in road.items() for i in range(len(vectors))]
         kept = [places[i] for i in random.choice(len(places), min(USUAL, len(places)), replace=False)]
-        videos = {name: road[name][sorted(i for n, i in kept if n == name)] for name in road}
+        videos: dict[str, FloatArray] = {}
+        for name, i in sorted(kept):
+            segment = f"{name} {i // SEGMENT if SEGMENT else 0}"
+            videos[segment] = np.concatenate([videos.get(segment, road[name][:0]), road[name][i : i + 1]])
         odd = {
             f"odd {name}": other[name][[random.integers(len(other[name]))]]
             for name in random.choice(list(other), ODD, replace=False)

@@ -16,6 +16,7 @@ from vfindex.cli.commands.search import _TABLE_WIDTH, EXIT_MISSING
 from vfindex.cli.render.run_page import label
 from vfindex.indexer.runs.repair import RepairReport
 from vfindex.indexer.runs.report import Report, UpgradeReport
+from vfindex.search.understanding.duplicates import Copy, DuplicateGroup, DuplicateList
 from vfindex.search.understanding.unusual import ClipPlace, UnusualClip, UnusualList
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -117,6 +118,12 @@ def test_the_fields_of_unusual_clips_are_explained() -> None:
     assert documented_fields("unusual") == {field.name for field in fields(UnusualList)}
     assert f"| `clips` | list of `{{{', '.join(field.name for field in fields(UnusualClip))}}}`" in section("unusual")
     assert f"nearest: `{{{', '.join(field.name for field in fields(ClipPlace))}}}`" in section("unusual")
+
+
+def test_the_fields_of_duplicates_are_explained() -> None:
+    assert documented_fields("duplicates") == {field.name for field in fields(DuplicateList)}
+    for key, record in (("| `groups` | list of", DuplicateGroup), ("list of", Copy)):
+        assert f"{key} `{{{', '.join(field.name for field in fields(record))}}}`" in section("duplicates")
 
 
 def test_the_exit_codes_are_the_program_s() -> None:

@@ -42,6 +42,7 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
         ("unusual", "-k", "3", "--modality", "visual"),
         lambda service: service.unusual(top_k=3, modality="visual"),
     ),
+    "duplicates": (("duplicates",), lambda service: service.duplicates()),
     "saved": (("saved",), lambda service: service.saved_queries()),
     "saved, run": (("saved", "hello", "-k", "2"), lambda service: service.search("she said", top_k=2)),
     "saved, deleted": (("saved", "hello", "--remove"), lambda service: BEFORE["saved"]),
