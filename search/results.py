@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -190,6 +190,10 @@ class Hits(list[Hit]):
             return self._of(hit for hit in self if hit.confidence != "none")
         accepted = LABELS[LABELS.index(least) :]
         return self._of(hit for hit in self if least == "none" or hit.confidence in accepted)
+
+    def ranked(self, hits: Iterable[Hit]) -> Hits:
+        """Return some of the hits in another order, with ranks from 1."""
+        return self._of(replace(hit, rank=rank) for rank, hit in enumerate(hits, start=1))
 
     def _of(self, hits: Iterable[Hit]) -> Hits:
         chosen = Hits(hits, self.hints, query=self.query, images=self.images, like=self.like, found=self.found)

@@ -78,15 +78,34 @@ class SearchService(VideoFiles, UserWriting):
         request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s)
         return answer(self.engines, request, self.remotes).with_confidence(min_confidence)
 
+    @again_if_changed
     def similar(
-        self, clip: Like | ClipKey | str, *, top_k: int = 10, per_video: int = 1, timeout_s: float | None = None
+        self,
+        clip: Like | ClipKey | str,
+        *,
+        top_k: int = 10,
+        per_video: int = 1,
+        timeout_s: float | None = None,
+        balance: float = 1.0,
     ) -> Hits:
-        """Return the clips that look most like a clip of the library, best first, without the clip itself.
+        """Return the clips that look most like a clip of the library, or like a video, best first, without itself.
 
-        clip: its key, or a video and a time as in `VIDEO@1:02`. Raises QueryError, UsageError.
+        clip: its key, a video and a time as in `VIDEO@1:02`, or a video. balance: below 1, entries that look like one
+        before them come later, or not (maximal marginal relevance). Raises QueryError, UsageError.
         """
-        example = Like.parse(clip) if isinstance(clip, str) else clip
-        return self.search(images=[example], top_k=top_k, per_video=per_video, timeout_s=timeout_s)
+        from vfindex.search.understanding.similar import Examples, chosen_hits, examples_of, pool_size
+
+        if isinstance(clip, str) and self.engines:
+            with self.opened() as (_, snapshots):
+                examples = examples_of(snapshots, clip)
+        else:
+            examples = Examples((Like.parse(clip) if isinstance(clip, str) else clip,))
+        depth = pool_size(top_k, per_video, balance, examples)
+        hits = self.search(images=examples.clips, top_k=depth, per_video=per_video, timeout_s=timeout_s)
+        if balance == 1.0 and examples.video is None:
+            return hits
+        with self.opened() as opened:
+            return chosen_hits(hits, opened, examples, top_k, balance)
 
     @again_if_changed
     def unusual(  # noqa: PLR0913  as for `search`

@@ -123,7 +123,7 @@ def command(
             from vfindex.cli.last_search import keep
 
             keep([*folders, *(each.place for each in servers)], hits)
-            _print(hits, explain=explain)
+            print_hits(hits, explain=explain)
     if hits.missing or not hits:
         raise typer.Exit(EXIT_MISSING if hits.missing else EXIT_NO_MATCH)
 
@@ -193,7 +193,8 @@ def _point_at(text: str, position: int) -> None:
     say(f"  {' ' * columns}^")
 
 
-def _print(hits: list[Hit], *, explain: bool) -> None:
+def print_hits(hits: list[Hit], *, explain: bool = False) -> None:
+    """Print hits: on a terminal as a table, else one line each. explain: with what makes up their scores."""
     if sys.stdout.isatty() and not explain:
         _print_table(hits)
         return

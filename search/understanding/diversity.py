@@ -7,8 +7,8 @@ import numpy as np
 from vfindex.storage.errors import QueryError
 from vfindex.storage.records import FloatArray
 
-# Carbonell and Goldstein 1998 weigh relevance and novelty between 0 and 1; half is the choice of neither.
-BALANCE = 0.5
+# Carbonell and Goldstein 1998 take 0.3 to look around and 0.7 to stay with what was asked.
+BALANCE = 0.7
 
 
 def marginal_relevance(relevance: FloatArray, vectors: FloatArray, top_k: int, balance: float = BALANCE) -> list[int]:

@@ -17,6 +17,7 @@ from vfindex.search.evaluation.evaluate import parse_configuration, run_question
 from vfindex.search.evaluation.report import Evaluation
 from vfindex.search.query.like import Like
 from vfindex.search.service import SearchService
+from vfindex.search.understanding.diversity import BALANCE
 from vfindex.storage.records import Line, Segment
 from vfindex.storage.writer import writing
 
@@ -42,6 +43,7 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
         ("unusual", "-k", "3", "--modality", "visual"),
         lambda service: service.unusual(top_k=3, modality="visual"),
     ),
+    "similar": (("similar", "/videos/a.mp4"), lambda service: service.similar("/videos/a.mp4", balance=BALANCE)),
     "duplicates": (("duplicates",), lambda service: service.duplicates()),
     "saved": (("saved",), lambda service: service.saved_queries()),
     "saved, run": (("saved", "hello", "-k", "2"), lambda service: service.search("she said", top_k=2)),

@@ -14,7 +14,7 @@ RELEVANCE = np.array([0.9, 0.8, 0.3], np.float32)
 
 
 def test_the_second_is_not_the_first_s_copy() -> None:
-    assert marginal_relevance(RELEVANCE, VECTORS, 3) == [0, 2, 1]
+    assert marginal_relevance(RELEVANCE, VECTORS, 3, 0.5) == [0, 2, 1]
 
 
 def test_a_balance_of_one_is_the_order_of_relevance() -> None:
