@@ -35,6 +35,7 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
             ),
         ),
         "ray": Extra("indexing on several GPUs or machines", ("ray",)),
+        "follow": Extra("following a folder", ("watchdog",)),
         "ocr": Extra("reading text on the screen", ("rapidocr",)),
         "serve": Extra("serving the search page", ("jinja2", "python_multipart", "starlette", "uvicorn")),
         "qdrant": Extra("keeping the search index in Qdrant", ("qdrant_client",)),

@@ -61,6 +61,7 @@ HOMES = {
     "transformers": ("indexer/models/sound/clap.py", "indexer/models/export/clap.py"),
     "typer": ("cli/*.py",),
     "uvicorn": ("search/http/server.py",),
+    "watchdog": ("indexer/scan/settling.py",),
     "whisper": ("indexer/speech/backends.py",),
 }
 UNKNOWN_TO_SEARCH = {
@@ -83,11 +84,12 @@ MAX_LINES = 450
 # The rooms of each package, top to bottom: a module imports only from rooms below it, or from its own.
 ROOMS = {
     "cli": (
-        *("entry", "app", "commands", "removal", "exports", "run", "watches", "demo_media", "render"),
+        *("entry", "app", "commands", "removal", "exports", "following", "run", "watches", "demo_media", "render"),
         *("started_run", "tokens", "last_search", "members", "options", "extras", "out_file", "output"),
     ),
     "indexer": (
         *(
+            "follow",
             "runs",
             "runners",
             "pipeline",

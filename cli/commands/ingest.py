@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.extras import require
+from vfindex.cli.following import follow_folders
 from vfindex.cli.options import (
     AddressOption,
     AudioOption,
@@ -36,7 +37,7 @@ EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
 
 
 def command(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Videos and folders of videos.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", hidden=True)],
     preset: PresetOption = None,
     visual: VisualOption = None,
     text: TextOption = None,
@@ -70,11 +71,14 @@ def command(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Skip matching names and paths; repeatable.")
     ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay, and index files as they arrive.")] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Index new and changed videos. After Ctrl-C the same command continues."""
+    """Index new and changed videos, named or in folders. After Ctrl-C the same command continues."""
     require("index")
+    if follow:
+        require("follow")
     from vfindex.indexer.models.presets import Choice
     from vfindex.indexer.options import Sampling
     from vfindex.indexer.runs.execute import RunSettings
@@ -96,6 +100,9 @@ def command(
     )
     folder = library_folder(library)
     _refuse_missing(paths, folder)
+    if follow:
+        follow_folders(folder, [os.fsencode(path) for path in paths], settings, json=json)
+        return
     report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
     print_run(report, json=json)
     finish(report, folder)

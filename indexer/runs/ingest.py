@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vfindex.indexer.extractors.ocr import INSTALL
@@ -19,13 +19,13 @@ from vfindex.indexer.runs.execute import Command, RunSettings, execute, left_out
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.missing import excluded
-from vfindex.indexer.scan.walk import Discovered, Exclusions, discover
+from vfindex.indexer.scan.walk import Discovered, Exclusions, Sift, discover
 from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, remember, roots
 from vfindex.storage.db.units import unread_videos
 from vfindex.storage.errors import ModelError, UsageError, counted
 from vfindex.storage.meta import put_switch
 from vfindex.storage.modalities import NOT_READ, ModalityName, get_modality, switches
-from vfindex.storage.records import Hint, Setup
+from vfindex.storage.records import FileState, Hint, Setup
 from vfindex.storage.writer import Writer
 
 
@@ -36,11 +36,12 @@ def ingest(
     callbacks: Callbacks | None = None,
     *,
     name: str = "ingest",
+    sift: Callable[[FileState], bool] | None = None,
 ) -> Report:
     """Index the videos at and below `paths` into the library in `folder`, and return what became of every file.
 
-    name: of the command, as stored with the run. Raises as `execute`; UsageError for a preset or a sampling that is not
-    the library's.
+    name: of the command, as stored with the run. sift: returns whether to read a file of a folder now; None: all.
+    Raises as `execute`; UsageError for a preset or a sampling that is not the library's.
     """
     callbacks = callbacks or Callbacks()
     exclude = Exclusions(settings.exclude)
@@ -65,7 +66,8 @@ def ingest(
         remember(catalog, given)
         _forget_named(run, given)
         removed, avoid = exclusions(catalog), [os.fsencode(folder)]
-        return discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.callbacks.stop)
+        changed = _changed(run, sift)
+        return discover(paths, exclude=exclude, avoid=avoid, removed=removed, sift=changed, stop=run.callbacks.stop)
 
     def scanned(run: Run) -> None:
         if run.report.interrupted:
@@ -78,6 +80,11 @@ def ingest(
     for hint in [] if report.interrupted else hints:
         callbacks.say(hint)
     return report
+
+
+def _changed(run: Run, sift: Callable[[FileState], bool] | None) -> Sift:
+    """Return which files of a folder are to be read: of those that `sift` lets pass, if it is there."""
+    return run.changed if sift is None else lambda states: run.changed([each for each in states if sift(each)])
 
 
 def _check_switch(setup: Setup, modality: ModalityName) -> None:

@@ -238,10 +238,10 @@ def _named_file(path: bytes, walk: _Walk) -> Discovered:
     folder, name = os.path.split(path)
     try:
         found = os.stat(path, follow_symlinks=False)
-        if folder not in walk.siblings or not _is_video_name(
+        if folder not in walk.siblings or not is_video_name(
             name
         ):  # once per folder: a shell's glob may name every file in it
-            walk.siblings[folder] = list_sidecars(folder, _is_video_name, name)
+            walk.siblings[folder] = list_sidecars(folder, is_video_name, name)
     except PermissionError:
         walk.siblings[folder] = FolderSidecars((), ())  # a folder may be searchable but not readable
     except OSError as exc:
@@ -304,12 +304,13 @@ def _not_removed(
 def _system_item(entry: os.DirEntry[bytes]) -> Skipped | None:
     """Return a system folder, or a system file with a video's extension, as `Skipped`; else None."""
     kind = system_kind(entry.name)
-    is_meant = _is_video_name(entry.name) if kind == APPLE_DOUBLE else kind and entry.is_dir(follow_symlinks=False)
+    is_meant = is_video_name(entry.name) if kind == APPLE_DOUBLE else kind and entry.is_dir(follow_symlinks=False)
     words = (f"it is a {kind}", "name it on the command line if you want what it holds")
     return Skipped(Problem(entry.path, "discover", "system", *words), kind) if is_meant else None
 
 
-def _is_video_name(name: bytes) -> bool:
+def is_video_name(name: bytes) -> bool:
+    """Return whether a file name has an extension of videos."""
     return _extension(name) in VIDEO_EXTENSIONS
 
 
@@ -320,7 +321,7 @@ def sidecars_of(path: bytes) -> tuple[bytes, ...]:
     """
     folder, video = os.path.split(path)
     try:
-        return list_sidecars(folder, _is_video_name, video).of(video)
+        return list_sidecars(folder, is_video_name, video).of(video)
     except OSError as exc:
         if lacks_resources(exc):
             raise

@@ -63,7 +63,7 @@ def test_the_table_of_extras_is_the_one_of_the_package() -> None:
     brought = packages_distributions()
     for name, extra in extras.EXTRAS.items():
         assert {normalised(brought[module][0]) for module in extra.modules} == named[name]
-    assert project["optional-dependencies"]["all"] == ["vfindex[index,ray,ocr,serve,mcp,qdrant]"]
+    assert project["optional-dependencies"]["all"] == ["vfindex[index,ray,follow,ocr,serve,mcp,qdrant]"]
     assert named.keys() == {*extras.EXTRAS, "all", "test"}
 
 
