@@ -6,6 +6,7 @@ these vote for are examined frame by frame (alignment.py). Nothing is ever delet
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from vfindex.storage.records import FloatArray
 
 # Clips of a video whose neighbours are looked up, and neighbours of each: 16 searches a video, however long it is.
 CLIPS_A_VIDEO, NEIGHBOURS = 16, 8
+# Offsets in time that are tried of a pair of videos, those with the most votes: two clips of 10 s vote for 80.
+MOST_OFFSETS = 320
 # Videos whose frames give the similarity that 90 % of unrelated frames do not reach, and frames of each.
 SAMPLE_VIDEOS, SAMPLE_FRAMES, USUAL_SHARE = 200, 8, 0.9
 # Frames of videos kept in memory: 64 films of two hours at one frame a second, of 384 dimensions, are 700 MB.
@@ -131,12 +134,13 @@ def find_pairs(view: View, video_ids: Sequence[int], progress: Progress) -> list
     tried: set[tuple[int, int]] = set()
     pairs: list[Pair] = []
     for done, video_id in enumerate(video_ids, start=1):
-        for other, offsets_s in sorted(_votes(view, video_id).items()):
+        for other, offsets_s in sorted(_votes(view, video_id).items(), key=lambda item: item[0]):
             pair = (min(video_id, other), max(video_id, other))
             if pair in tried:
                 continue
             tried.add(pair)
-            run = align(reader.frames(video_id), reader.frames(other), sorted(offsets_s), usual)
+            most = sorted(offset_s for offset_s, _ in offsets_s.most_common(MOST_OFFSETS))
+            run = align(reader.frames(video_id), reader.frames(other), most, usual)
             if run is not None:
                 pairs.append(Pair(video_id, other, run))
         progress(done, len(video_ids))
@@ -144,13 +148,13 @@ def find_pairs(view: View, video_ids: Sequence[int], progress: Progress) -> list
     return [pair for pair in pairs if pair.run.evidence >= limit]
 
 
-def _votes(view: View, video_id: int) -> dict[int, set[float]]:
-    """Return other video -> the offsets in time at which its clips may show what clips of this one do."""
+def _votes(view: View, video_id: int) -> dict[int, Counter[float]]:
+    """Return other video -> offset in time -> how many pairs of clips may show the same at it."""
     snapshot, modality = view.snapshot, frame_modality()
     own = snapshot.clips_of(video_id)
     ids = np.array(sorted(clip.id for clip in own), np.int64)
     chosen = {clip.id: clip for clip in spread(own, CLIPS_A_VIDEO)}
-    votes: dict[int, set[float]] = {}
+    votes: dict[int, Counter[float]] = {}
     dims = {modality: view.spec.parts[modality].dim}
     for part, rows in snapshot.batches(sorted(chosen), dims):
         for id_, vector in zip(part.tolist(), comparison_vectors(rows, view.spec, modality), strict=True):
@@ -158,7 +162,7 @@ def _votes(view: View, video_id: int) -> dict[int, set[float]]:
                 continue
             found, _ = nearest_clips(view, vector, NEIGHBOURS, modality, None, ids)
             for other in snapshot.clips(found.tolist()).values():
-                votes.setdefault(other.video_id, set()).update(_offsets(chosen[id_], other))
+                votes.setdefault(other.video_id, Counter()).update(_offsets(chosen[id_], other))
     return votes
 
 

@@ -227,14 +227,17 @@ class _Scores:
         return float(neighbour_distances(distance(cosines)[None])[0])
 
     def best(self, choice: UnusualChoice) -> list[int]:
-        """Return the rows of the highest scores, the highest first, at most so many of a video."""
+        """Return the rows of the highest scores, the highest first, at most so many of a video.
+
+        A clip that is compared with clips of its own video alone has no score.
+        """
         chosen: list[int] = []
         of_video: dict[int, int] = {}
         for row in np.lexsort((self.ids, -self.values)).tolist():
             video = int(self.videos[row])
-            if len(chosen) == choice.top_k or not np.isfinite(self.values[row]):
+            if len(chosen) == choice.top_k or self.values[row] == -np.inf:
                 break
-            if of_video.get(video, 0) < choice.per_video:
+            if np.isfinite(self.values[row]) and of_video.get(video, 0) < choice.per_video:
                 of_video[video] = of_video.get(video, 0) + 1
                 chosen.append(row)
         return chosen

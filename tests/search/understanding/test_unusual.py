@@ -87,7 +87,20 @@ def test_clips_are_compared_with_the_answers_to_a_question(folder: Path, monkeyp
         found = service.unusual(against="1", top_k=40)
     assert found.compared <= 10
     names = [Path(each.video.decode()).parent.name for each in found.clips if each.video]
+    assert all(np.isfinite(each.score) for each in found.clips)
     assert set(names[:16]) == {"cam0", "videos"}, "those of axis 1 are most like the answers"
+
+
+def test_a_clip_that_only_its_own_video_is_compared_with_has_no_score(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_query_vectors(monkeypatch, axis_of_digit)
+    monkeypatch.setattr(module, "ANSWERS", 1)
+    with SearchService(folder) as service:
+        found = service.unusual(against="5", top_k=1000, per_video=9)
+    assert found.compared == 1
+    assert len(found.clips) == 60
+    assert ODD not in _names(found)
 
 
 @pytest.mark.parametrize("modality", [None, "visual"])
