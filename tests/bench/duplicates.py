@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Query
@@ -43,22 +44,41 @@ def source(name: str) -> str:
     return Path(name).stem.split("-")[-1]
 
 
+def table_of(right: AbstractSet[Name], *found: AbstractSet[Name]) -> list[NDArray[np.float64]]:
+    """Return for each of `found` (n_sources, 3): pairs that are right, found, and to be found."""
+    sources = sorted({min(map(source, pair)) for pairs in (right, *found) for pair in pairs})
+    owned = [{each: {p for p in pairs if min(map(source, p)) == each} for each in sources} for pairs in (right, *found)]
+    truth, *others = owned
+    return [np.array([(len(truth[s] & own[s]), len(own[s]), len(truth[s])) for s in sources], float) for own in others]
+
+
+def resampled(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sums (10,000, 3) over sources drawn with replacement, the same draws for each table of as many."""
+    draws = np.random.default_rng(0).integers(0, len(table), (10_000, len(table)))
+    return np.asarray(table[draws].sum(axis=1))
+
+
 def measure(right: AbstractSet[Name], found: AbstractSet[Name]) -> str:
     """Return precision and recall, each with its interval over sources."""
-    sources = sorted({min(map(source, pair)) for pair in right | found})
-    rows = []
-    for each in sources:
-        own, theirs = ({p for p in pairs if min(map(source, p)) == each} for pairs in (right, found))
-        rows.append((len(own & theirs), len(theirs), len(own)))
-    table = np.array(rows, float)
-    drawn = table[np.random.default_rng(0).integers(0, len(table), (10_000, len(table)))].sum(axis=1)
-    total, parts = table.sum(axis=0), []
+    [table] = table_of(right, found)
+    drawn, total, parts = resampled(table), table.sum(axis=0), []
     for name, column in (("precision", 1), ("recall", 2)):
         values = drawn[:, 0] / np.maximum(drawn[:, column], 1)
         low, high = np.percentile(values, [2.5, 97.5])
         share, counts = total[0] / max(total[column], 1), f"{total[0]:.0f}/{total[column]:.0f}"
         parts.append(f"{name} {share:.2f} [{low:.2f}, {high:.2f}] ({counts})")
     return ", ".join(parts)
+
+
+def gain(right: AbstractSet[Name], found: AbstractSet[Name], control: AbstractSet[Name]) -> str:
+    """Return the paired difference in F1."""
+
+    def f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1))
+
+    one, other = table_of(right, found, control)
+    low, high = np.percentile(f1(resampled(one)) - f1(resampled(other)), [2.5, 97.5])
+    return f"{float(f1(one.sum(axis=0)) - f1(other.sum(axis=0))):+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def main(library: Path, planted: Path) -> None:
@@ -73,9 +93,11 @@ def main(library: Path, planted: Path) -> None:
         right = {pair for pair, kind in pairs if kind.startswith(half)}
         other = known - right
         print(f"== {half}: {len(right)} pairs")
+        kept: list[set[Name]] = []
         for name, chosen in (("method", found), ("equal duration", same_length), ("equal title", same_title)):
             own = {p for p in chosen - other if p in right or half == _half(p, pairs)}
-            print(f"{name}: {measure(right, own)}")
+            kept.append(own)
+            print(f"{name}: {measure(right, own)}; method - it in F1: {gain(right, kept[0], own)}")
         for kind in sorted({kind for _, kind in pairs if kind.startswith(half)}):
             of_kind = {pair for pair, k in pairs if k == kind}
             print(f"  {kind}: {len(of_kind & found)} of {len(of_kind)}")
