@@ -28,6 +28,7 @@ from vfindex.storage.db.units import preview_videos
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import IndexUnusable
 from vfindex.storage.index.reader import JointIndex
+from vfindex.storage.labels import labels_of, labels_of_videos, probability_by_name
 from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities, usual_modalities
@@ -50,6 +51,7 @@ def video_info(library: Library, snapshot: Snapshot, video: StoredVideo) -> Vide
     """Return all that the library knows of a video."""
     clips, segments = snapshot.clips_of(video.id), snapshot.segments(video.id)
     vectors = snapshot.vectors([clip.id for clip in clips])
+    labels = labels_of(snapshot, [clip.id for clip in clips])
     return VideoInfo(
         video=_first_path(video),
         locations=tuple(place.path for place in video.locations),
@@ -88,11 +90,13 @@ def video_info(library: Library, snapshot: Snapshot, video: StoredVideo) -> Vide
                 modalities=tuple(sorted(vectors[clip.id].embeddings)),
                 frames=len(vectors[clip.id].frame_times_s),
                 thumbnail=library.thumbnail(clip.thumbnail),
+                labels=probability_by_name(labels.get(clip.id, {})),
             )
             for clip in clips
         ),
         transcript=tuple(segment for segment in segments if segment.track in spoken_modalities()),
         other_text=tuple(segment for segment in segments if segment.track not in spoken_modalities()),
+        labels=probability_by_name(labels_of_videos(snapshot, [video.id]).get(video.id, {})),
     )
 
 
@@ -110,6 +114,7 @@ def summaries(snapshot: Snapshot, ids: Sequence[int]) -> list[VideoSummary]:
     """Return the rows of some videos, in the order of `ids`; videos deleted meanwhile are left out."""
     videos = {video.id: video for video in snapshot.videos(ids)}
     clips, languages = snapshot.clip_counts(ids), snapshot.languages_of(ids)
+    labels = labels_of_videos(snapshot, ids)
     rows = []
     for video in (videos[id_] for id_ in ids if id_ in videos):
         day, counts = recorded_on(video.tags, video.locations), clips.get(video.id, {})
@@ -127,6 +132,7 @@ def summaries(snapshot: Snapshot, ids: Sequence[int]) -> list[VideoSummary]:
                 languages=tuple(languages.get(video.id, ())),
                 clips=counts.get("", 0),
                 clips_with={m: counts.get(m, 0) for m in modality_names()},
+                labels=probability_by_name(labels.get(video.id, {})),
             )
         )
     return rows

@@ -23,6 +23,7 @@ from vfindex.search.rank.score import ScoredClip
 from vfindex.search.rank.source import LocalSource, Source
 from vfindex.search.results import Hit, Hits, Match, Place, Span
 from vfindex.storage.db.units import searchable_prints
+from vfindex.storage.labels import labels_of, probability_by_name
 from vfindex.storage.library import Library
 from vfindex.storage.modalities import ModalityName, get_modality, modality_names
 from vfindex.storage.records import COARSE, ClipKey, Setup
@@ -142,7 +143,8 @@ def found_in(
     own = [each for each in results if each.video[0] == source.number]
     videos = snapshot.named(list({*(each.video[1] for each in own), *duplicates}))
     clips = [each.clip.id for result in own for each in result.moments]
-    details = ClipDetails(source.library, view.setup, videos, snapshot.said(clips), snapshot.coverage_of(clips))
+    said, coverage, labels = snapshot.said(clips), snapshot.coverage_of(clips), labels_of(snapshot, clips)
+    details = ClipDetails(source.library, view.setup, videos, said, coverage, labels)
     mine = {fingerprint for fingerprint, _ in videos.values()}
     known = searchable_prints(snapshot) if prints else {}
     elsewhere = [known[each] for each in prints if each in known and each not in mine]
@@ -157,7 +159,7 @@ def found_in(
 class ClipDetails:
     """What the hits of one library need beyond scores.
 
-    setup: of the library. videos: video id -> fingerprint and paths. said, coverage: by clip id.
+    setup: of the library. videos: video id -> fingerprint and paths. said, coverage, labels: by clip id.
     """
 
     library: Library
@@ -165,6 +167,7 @@ class ClipDetails:
     videos: Mapping[int, tuple[str, Sequence[bytes]]]
     said: Mapping[int, str]
     coverage: Mapping[int, Mapping[str, str]]
+    labels: Mapping[int, Mapping[str, float]]
 
 
 def _hit(rank: int, result: Result, found: Sequence[Found], by: tuple[Sequence[LocalSource | Member], Labeller]) -> Hit:
@@ -218,6 +221,7 @@ def _own_hit(result: Result, details: ClipDetails) -> Hit:
         matches=matches,
         missing={m: _why_missing(m, best, details) for m in modality_names() if modalities[m] is None},
         thumbnail=details.library.thumbnail(best.clip.thumbnail),
+        labels=probability_by_name(details.labels.get(best.clip.id, {})),
     )
 
 

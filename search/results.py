@@ -7,14 +7,16 @@ field; a test compares the two.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vfindex.search.calibration.labels import LABELS, Label, check_label
 
 if TYPE_CHECKING:
+    from vfindex.storage.labels import LabelCount
     from vfindex.storage.modalities import ModalityName
     from vfindex.storage.records import Attempt, Box, Chapter, ClipKey, Hint, Segment, SegmentSource, VideoState
     from vfindex.storage.user.records import SavedQuery
@@ -121,7 +123,7 @@ class Hit(Record):
     the modality, or the query does not use it, and `missing` says which. words: query words in the clip's speech or the
     video's title and tags. snippet: the text that contains them, else what is said during the clip. moments: one clip
     per moment of the query. also: other places of the same footage. confidence, share: None if the library cannot tell.
-    coarse: the video has only its preview index so far.
+    coarse: the video has only its preview index so far. labels: of the best clip, name -> probability (`label`).
     """
 
     rounded: ClassVar[frozenset[str]] = _TIMES
@@ -147,6 +149,7 @@ class Hit(Record):
     matches: tuple[Match, ...]
     missing: Mapping[ModalityName, str]
     thumbnail: Path | None
+    labels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,11 @@ class Hits(list[Hit]):
             return True
         return None if None in labels else False
 
+    @property
+    def labels(self) -> dict[str, int]:
+        """How many of the hits have each label, the most frequent first."""
+        return dict(Counter(name for hit in self for name in hit.labels).most_common())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the hits for JSON."""
         return {
@@ -218,6 +226,7 @@ class Hits(list[Hit]):
             "confident": self.confident,
             "hints": _plain(self.hints),
             "missing": _plain(self.missing),
+            "labels": self.labels,
             "hits": [hit.to_dict() for hit in self],
         }
 
@@ -227,7 +236,7 @@ class Hits(list[Hit]):
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo(Record):
-    """A clip of a video. frames: how many were embedded."""
+    """A clip of a video. frames: how many were embedded. labels: name -> probability (`label`)."""
 
     clip_id: int
     key: ClipKey
@@ -236,6 +245,7 @@ class ClipInfo(Record):
     modalities: tuple[ModalityName, ...]
     frames: int
     thumbnail: Path | None
+    labels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +256,7 @@ class VideoInfo(Record):
     problem: stage, code, reason and next, if it could not be indexed, or not all of it. fps, time_base, start_timecode:
     see `Video`. coverage: for each unit, modality -> a sentence. added_run, fps, time_base: None where unknown, as in
     libraries from before they were recorded. transcript: what is said. other_text: what else has times, each in order
-    of time: text on the screen, chapters.
+    of time: text on the screen, chapters. labels: of the whole video, name -> probability.
     """
 
     video: bytes | None
@@ -280,6 +290,7 @@ class VideoInfo(Record):
     clips: tuple[ClipInfo, ...]
     transcript: tuple[Segment, ...]
     other_text: tuple[Segment, ...]
+    labels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +325,7 @@ class Still(Record):
 class VideoSummary(Record):
     """A video in a list. day: ISO 8601, as the filters `after:` and `before:` take it. clips_with: by modality.
 
-    added_run: the run that first indexed the content, None where unknown.
+    added_run: the run that first indexed the content, None where unknown. labels: its own, name -> probability.
     """
 
     rounded: ClassVar[frozenset[str]] = frozenset({"duration_s"})
@@ -331,15 +342,20 @@ class VideoSummary(Record):
     languages: tuple[str, ...]
     clips: int
     clips_with: Mapping[ModalityName, int]
+    labels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class VideoList(Record):
-    """A page of the searchable videos that pass the filters, by path. total: those on all pages."""
+    """A page of the searchable videos that pass the filters, by path. total: those on all pages.
+
+    labels: those of all pages, the most frequent first.
+    """
 
     total: int
     hints: tuple[Hint, ...]
     videos: tuple[VideoSummary, ...]
+    labels: tuple[LabelCount, ...] = ()
 
 
 # --- what people write ----------------------------------------------------------------------------------------------

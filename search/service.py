@@ -14,7 +14,7 @@ import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vfindex.search.calibration.labels import Label, check_label
 from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
@@ -32,6 +32,7 @@ from vfindex.search.status import RunInfo, RunList, Status, StatusList
 from vfindex.search.user import UserWriting
 from vfindex.storage.db.runs import last_run, stored_runs
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
+from vfindex.storage.labels import LabelCount, label_counts
 from vfindex.storage.library import again_if_changed
 from vfindex.storage.modalities import ModalityName, text_tracks
 from vfindex.storage.records import ClipKey, Hint
@@ -45,6 +46,14 @@ if TYPE_CHECKING:  # a search does without; its start counts
 
 # Videos read at a time, so that memory does not grow with the library.
 PAGE_VIDEOS = 1000
+
+
+class _Matching(NamedTuple):
+    """The videos that pass filters, by path, the hints for these, and the labels of all."""
+
+    ids: list[int]
+    hints: tuple[Hint, ...]
+    labels: tuple[LabelCount, ...]
 
 
 class SearchService(VideoFiles, UserWriting):
@@ -154,27 +163,29 @@ class SearchService(VideoFiles, UserWriting):
         for name, value, least in (("first", first, 0), ("limit", limit, 1)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise QueryError(f"{name} must be a whole number of {least} or more, not {value!r}")
-        ids, hints = self._matching(filters)
-        return self._page(ids, hints, ids[first : first + limit])
+        matching = self._matching(filters)
+        return self._page(matching, matching.ids[first : first + limit])
 
     def video_pages(self, filters: str | Filters = "") -> Iterator[VideoList]:
         """Yield all pages of `videos`, at least one. Videos deleted meanwhile are left out."""
-        ids, hints = self._matching(filters)
-        for start in range(0, max(1, len(ids)), PAGE_VIDEOS):
-            yield self._page(ids, hints, ids[start : start + PAGE_VIDEOS])
+        matching = self._matching(filters)
+        for start in range(0, max(1, len(matching.ids)), PAGE_VIDEOS):
+            yield self._page(matching, matching.ids[start : start + PAGE_VIDEOS])
 
     @again_if_changed
-    def _matching(self, filters: str | Filters) -> tuple[list[int], tuple[Hint, ...]]:
+    def _matching(self, filters: str | Filters) -> _Matching:
         chosen = _filters(filters, "list")
         with self.engine.library().snapshot() as snapshot:
             passing = filtered(snapshot, chosen)
             ids = [id_ for id_ in snapshot.video_ids() if passing is None or id_ in passing]
-            return ids, tuple(filter_hints(unmatched(snapshot, chosen)))
+            labels = label_counts(snapshot, None if passing is None else ids)
+            return _Matching(ids, tuple(filter_hints(unmatched(snapshot, chosen))), tuple(labels))
 
     @again_if_changed
-    def _page(self, ids: Sequence[int], hints: tuple[Hint, ...], chosen: Sequence[int]) -> VideoList:
+    def _page(self, matching: _Matching, chosen: Sequence[int]) -> VideoList:
         with self.engine.library().snapshot() as snapshot:
-            return VideoList(len(ids), hints, tuple(summaries(snapshot, chosen)))
+            videos = tuple(summaries(snapshot, chosen))
+        return VideoList(len(matching.ids), matching.hints, videos, matching.labels)
 
     @again_if_changed
     def video(self, name: str | Path) -> VideoInfo:

@@ -71,7 +71,8 @@ def restore(connection: Connection, folder: Path) -> bool:
     Return whether anything but exclusions was restored or dropped: then all roots must be scanned again.
     """
     had = {table: row_count(connection, table) or 0 for table in (schema.root, schema.exclusion)}
-    connection.execute(text(f"DELETE FROM exclusion WHERE {is_broken(schema.exclusion)}"))
+    for table in (schema.exclusion, schema.label):
+        connection.execute(text(f"DELETE FROM {table.name} WHERE {is_broken(table)}"))
     broken = 0
     for table in (schema.meta, schema.root, schema.run, schema.generation):
         broken += connection.execute(text(f"DELETE FROM {table.name} WHERE {is_broken(table)}")).rowcount
@@ -83,7 +84,7 @@ def restore(connection: Connection, folder: Path) -> bool:
         connection.execute(insert(schema.meta).values(key=key, value=value))
     paths = set(connection.scalars(select(r.path)))
     newest = connection.scalar(select(func.max(schema.generation.c.id))) or 0
-    short = lost_rows(connection.execute).keys() - {schema.exclusion}  # removed paths are not searched for
+    short = lost_rows(connection.execute).keys() - {schema.exclusion, schema.label}  # no scan finds these
     is_short = bool(lost or broken or short) or newest < spare.generation
     for path, globs in spare.roots if is_short else ():  # else a missing one was removed by the user
         if bytes.fromhex(path) not in paths:
@@ -95,6 +96,7 @@ def restore(connection: Connection, folder: Path) -> bool:
             statement = upsert(schema.exclusion).values(path=bytes.fromhex(removed), added_at="")
             connection.execute(statement.on_conflict_do_nothing())
     count_again(connection, schema.video)
+    count_again(connection, schema.label)
     for table, least in had.items():  # what could not be restored stays lost until it is named again
         count_again(connection, table, least)
     return is_short

@@ -112,7 +112,7 @@ ROOMS = {
         *("calibration", "rank", "query"),
     ),
     "storage": (
-        *("maintenance", "writer", "publication", "collections", "library", "settings_backup"),
+        *("maintenance", "writer", "publication", "collections", "labels", "library", "settings_backup"),
         *("qdrant", "index", "meta", "user", "migration", "db"),
         *("encoders", "text"),
         *("joint", "files", "state_cache", "ids", "records", "modalities", "machine", "errors", "package"),

@@ -27,7 +27,9 @@ _SPOOLED_BYTES = 4 << 20
 def command(
     filters: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILTER", help="in: after: before: longer: shorter: lang: speaker: (docs/query.md)."),
+        typer.Argument(
+            metavar="FILTER", help="in: after: before: longer: shorter: lang: speaker: label: (query.md)."
+        ),
     ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
@@ -48,6 +50,8 @@ def command(
         for row in chain(first.videos, chain.from_iterable(page.videos for page in pages)):
             print(plain(_line(row)))
         say(counted(first.total, "video"))
+        for each in first.labels:
+            say(f"  label {each.name}: {counted(each.videos, 'video')}, {counted(each.clips, 'clip')}")
     if not first.total:
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from vfindex import __version__
 from vfindex.search.http.endpoints import FORM, JSON, MAX_PICTURES, PICTURE, Endpoint, Param
 from vfindex.search.results import Hit, Hits, Missing
-from vfindex.storage import modalities, records
+from vfindex.storage import labels, modalities, records
 from vfindex.storage.user import records as user
 
 _SCALARS: Mapping[Any, dict[str, Any]] = {
@@ -36,6 +36,7 @@ _HITS: Mapping[str, Any] = {
     "confident": bool | None,
     "hints": tuple[records.Hint, ...],
     "missing": tuple[Missing, ...],
+    "labels": Mapping[str, int],
     "hits": tuple[Hit, ...],
 }
 _ERROR = {
@@ -185,6 +186,6 @@ class _Schemas:
 
 def _fields(kind: Any) -> dict[str, Any]:
     """Return the types of a record's fields. Some modules import them for type checkers alone."""
-    names = {**vars(modalities), **vars(records), **vars(user)}
+    names = {**vars(modalities), **vars(records), **vars(labels), **vars(user)}
     hints = get_type_hints(kind, localns=names)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

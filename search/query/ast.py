@@ -178,11 +178,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Conditions on videos. All must hold; of `inside`, of `languages` and of `speakers` any one.
+    """Conditions on videos. All must hold; of `inside`, `languages`, `speakers` and `labels` any one each.
 
     inside: globs of paths. since, until: the day of the video, `until` excluded. languages: BCP 47, lower case.
-    speakers: names or parts of them; a condition on clips, too. prints: fingerprints of the videos; of programs alone,
-    the query language has no word for it.
+    speakers: names or parts of them. labels: names of classes. Both are conditions on clips, too. prints: fingerprints
+    of the videos; of programs alone, the query language has no word for it.
     """
 
     inside: tuple[str, ...] = ()
@@ -192,6 +192,7 @@ class Filters:
     shorter_s: float | None = None
     languages: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     prints: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -204,7 +205,8 @@ class Filters:
         words += [f"{name}:{day.isoformat()}" for name, day in days.items() if day is not None]
         words += [f"{name}:{duration(value)}" for name, value in spans.items() if value is not None]
         words += [f"lang:{language}" for language in self.languages]
-        return " ".join(words + [_named("speaker", name) for name in self.speakers])
+        words += [_named("speaker", name) for name in self.speakers]
+        return " ".join(words + [_named("label", name) for name in self.labels])
 
 
 def _named(name: str, value: str) -> str:

@@ -17,6 +17,7 @@ from vfindex.search.query.ast import Filters
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.units import searchable_prints
 from vfindex.storage.files.names import composed, glob_pattern
+from vfindex.storage.labels import clips_labelled, label_names, videos_labelled
 from vfindex.storage.records import Location
 from vfindex.storage.text.document_lists import kept
 from vfindex.storage.text.tokenizer import plain_words
@@ -112,13 +113,13 @@ def filtered(snapshot: Snapshot, filters: Filters) -> frozenset[int] | None:
 class Unmatched:
     """A value of a filter that no searchable video has. near: what the library has instead, the most alike first."""
 
-    filter: Literal["in", "lang", "speaker"]
+    filter: Literal["in", "lang", "speaker", "label"]
     value: str
     near: tuple[str, ...] = ()
 
 
 def unmatched(snapshot: Snapshot, filters: Filters) -> list[Unmatched]:
-    """Return the values of `in:`, `lang:` and `speaker:` that match nothing."""
+    """Return the values of `in:`, `lang:`, `speaker:` and `label:` that match nothing."""
     found = [Unmatched("in", glob) for glob in filters.inside if not _inside(snapshot, glob)]
     for language in filters.languages:
         if not _spoken(snapshot, [language]):
@@ -126,6 +127,9 @@ def unmatched(snapshot: Snapshot, filters: Filters) -> list[Unmatched]:
     for name in filters.speakers:
         if not _named(snapshot, [name]):
             found.append(Unmatched("speaker", name, _alike(name, _speakers(snapshot))))
+    for name in filters.labels:
+        if not _labels(snapshot, [name]):
+            found.append(Unmatched("label", name, _near(name, label_names(snapshot))))
     return found
 
 
@@ -141,8 +145,13 @@ def unmatched_in_all(libraries: Sequence[Sequence[Unmatched]]) -> list[Unmatched
 
 def _alike(name: str, speakers: Mapping[str, frozenset[int]]) -> tuple[str, ...]:
     """Return the speakers with a name, or a word of it, that is spelt like `name`."""
+    return _near(name, [one for joined in speakers for one in joined.splitlines()])
+
+
+def _near(name: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the known names that, or a word of which, is spelt like `name`."""
     spelt: dict[str, dict[str, None]] = {}
-    for one in [one for joined in speakers for one in joined.splitlines()][:_COMPARED]:
+    for one in known[:_COMPARED]:
         words = plain_words(one)
         for spelling in dict.fromkeys([" ".join(words), *words]):
             spelt.setdefault(spelling, {})[one] = None
@@ -180,13 +189,32 @@ def _passing(snapshot: Snapshot, filters: Filters) -> frozenset[int]:
     if filters.prints:
         known = searchable_prints(snapshot)
         videos &= {known[each] for each in filters.prints if each in known}
+    if filters.labels:
+        videos &= videos_labelled(snapshot, _labels(snapshot, filters.labels))
     return videos & _with_speakers(snapshot, filters.speakers) if filters.speakers else videos
 
 
-def clips_of_speakers(snapshot: Snapshot, filters: Filters) -> NDArray[np.int64] | None:
-    """Return the clips in which a speaker of the filters speaks, increasing; None without such a filter."""
-    if not filters.speakers:
-        return None
+def clips_passing(snapshot: Snapshot, filters: Filters) -> NDArray[np.int64] | None:
+    """Return the clips that have a label of the filters, and in which a speaker of them speaks, increasing.
+
+    None without such filters.
+    """
+    spoken = _clips_of_speakers(snapshot, filters) if filters.speakers else None
+    if not filters.labels:
+        return spoken
+    cached: dict[tuple[str, ...], NDArray[np.int64]] = snapshot.remembered("clips of labels", dict)
+    names = _labels(snapshot, filters.labels)
+    labelled = kept(cached, filters.labels, lambda: clips_labelled(snapshot, names))
+    return labelled if spoken is None else np.intersect1d(labelled, spoken, assume_unique=True)
+
+
+def _labels(snapshot: Snapshot, names: Sequence[str]) -> list[str]:
+    """Return the labels of the library with one of the names; case, accents and punctuation do not count."""
+    wanted = {tuple(plain_words(name)) for name in names}
+    return [label for label in label_names(snapshot) if tuple(plain_words(label)) in wanted]
+
+
+def _clips_of_speakers(snapshot: Snapshot, filters: Filters) -> NDArray[np.int64]:
     cached: dict[tuple[str, ...], NDArray[np.int64]] = snapshot.remembered("clips of speakers", dict)
     named = _named(snapshot, filters.speakers)
     return kept(cached, filters.speakers, lambda: snapshot.clips_by_speakers(named))

@@ -65,6 +65,9 @@ def _unmatched(value: Unmatched) -> str:
     if value.filter == "lang":
         there = f"its languages: {near}" if near else "no transcript has a language"
         return f"lang:{value.value} matches no transcript in this library; {there}"
+    if value.filter == "label":
+        there = f"labels like it: {near}" if near else "`vfindex list` shows which there are"
+        return f"label:{value.value} matches no label of this library; {there}"
     there = f"names like it: {near}" if near else "whole words of a name are compared, case does not count"
     return f"speaker:{value.value} matches no speaker that subtitles name in this library; {there}"
 

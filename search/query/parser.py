@@ -5,7 +5,7 @@ moment   = term { term }
 term     = ["-"] [weight ":"] [prefix ":"] (word | '"' phrase '"')
 prefix   = of a modality: "shown", "said", "titled"
 filter   = "in:" glob | ("after:" | "before:") date | ("longer:" | "shorter:") duration | "lang:" tag
-           | "speaker:" name
+           | "speaker:" name | "label:" name
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WEIGHT = rf"(?P<weight>[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?){_COLON}(?=[^\s\d])"
 _HEAD = re.compile(rf"(?P<dash>[{_DASH}](?=[^\s{_DASH}]))?(?:{_WEIGHT})?")
 _INNER_WEIGHT = re.compile(_WEIGHT)
 _PREFIX = re.compile(rf"(?P<prefix>\w+){_COLON}(?=\S)")
-_FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang|speaker){_COLON}")
+_FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang|speaker|label){_COLON}")
 _TOKEN = re.compile(r"\S+")
 _HAS_WORD = re.compile(r"\w")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -51,6 +51,7 @@ FILTER_EXAMPLES = {
     "shorter": "shorter:10m",
     "lang": "lang:en",
     "speaker": 'speaker:"Jane Doe"',
+    "label": "label:cooking",
 }
 
 
@@ -186,8 +187,8 @@ def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date
     """Return the field of Filters that a filter sets, and its value. Raises QueryError."""
     if name == "in":
         return "inside", value
-    if name == "speaker" and _HAS_WORD.search(value):
-        return "speakers", " ".join(value.split())
+    if name in ("speaker", "label") and _HAS_WORD.search(value):
+        return f"{name}s", " ".join(value.split())
     if name == "lang" and _LANGUAGE.fullmatch(value.lower()):
         return "languages", value.lower()
     if name in ("longer", "shorter"):

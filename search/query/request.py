@@ -82,8 +82,9 @@ def check_filters(filters: object) -> None:
     """Raise QueryError for Filters that no text gives."""
     if not isinstance(filters, Filters):
         raise QueryError(f"filters must be Filters, not {filters!r}")
-    if not all(_are(each, str) for each in (filters.inside, filters.languages, filters.speakers, filters.prints)):
-        raise QueryError("inside, languages, speakers and prints of Filters must be tuples of texts")
+    texts = filters.inside, filters.languages, filters.speakers, filters.labels, filters.prints
+    if not all(_are(each, str) for each in texts):
+        raise QueryError("inside, languages, speakers, labels and prints of Filters must be tuples of texts")
     if not all(day is None or isinstance(day, date) for day in (filters.since, filters.until)):
         raise QueryError("since and until of Filters must be days (datetime.date), or None")
     if not all(length_s is None or is_number(length_s) for length_s in (filters.longer_s, filters.shorter_s)):

@@ -70,15 +70,15 @@ def build_prefilter(
     keywords: KeywordMatches,
     videos: Collection[int] | None = None,
     hidden: Collection[int] = (),
-    spoken: NDArray[np.int64] | None = None,
+    passing: NDArray[np.int64] | None = None,
 ) -> Prefilter | None:
     """Return what accepts the clips of `videos` (None: of all) that may match a moment; None if all clips may.
 
-    hidden: videos whose clips are not accepted. spoken: (n,), increasing; the only ones accepted.
+    hidden: videos whose clips are not accepted. passing: (n,), increasing; the only ones accepted.
     """
     chosen = None if videos is None else _clips_of(snapshot, videos)
-    if spoken is not None:
-        chosen = spoken if chosen is None else np.intersect1d(chosen, spoken, assume_unique=True)
+    if passing is not None:
+        chosen = passing if chosen is None else np.intersect1d(chosen, passing, assume_unique=True)
     for postings in keywords.required.values():
         whole = postings.whole[1].tolist()
         of_videos = snapshot.clips_in(whole) if whole else np.zeros(0, np.int64)

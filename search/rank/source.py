@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Protocol
 
 from vfindex.search.query.ast import Order, Query
-from vfindex.search.query.filters import clips_of_speakers, filtered
+from vfindex.search.query.filters import clips_passing, filtered
 from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.group import Result, merge_neighbours
@@ -156,10 +156,10 @@ def local_sources(
             prints = searchable_prints(view.snapshot)
             hidden = [prints[each] for each in prints.keys() & seen]
             seen.update(each for each, id_ in prints.items() if videos is None or id_ in videos)
-        moments, cut, spoken = [], list[str](), clips_of_speakers(view.snapshot, query.filters)
+        moments, cut, clips = [], list[str](), clips_passing(view.snapshot, query.filters)
         for moment, each, frequencies in zip(query.moments, vectors, others.frequencies, strict=True):
             keywords = match_keywords(view.snapshot, moment.keywords(), videos, frequencies)
-            prefilter = build_prefilter(view.snapshot, moment, keywords, videos, hidden, spoken)
+            prefilter = build_prefilter(view.snapshot, moment, keywords, videos, hidden, clips)
             moments.append(Candidates(view, each, keywords, prefilter))
             cut += keywords.cut
         sources.append(LocalSource(library, view, tuple(moments), tuple(cut)))

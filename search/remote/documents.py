@@ -159,7 +159,7 @@ def read_facts(data: Any) -> Facts:
 
 
 def _read_unmatched(of: Any, value: Any, near: Any) -> Unmatched:
-    if of not in ("in", "lang", "speaker"):
+    if of not in ("in", "lang", "speaker", "label"):
         raise ValueError("a filter that is none")
     return Unmatched(of, typed(value), listed(text, near))
 
@@ -267,6 +267,7 @@ def read_hit(data: Any, place: str) -> Hit:
         matches=listed(_read_match, data["matches"]),
         missing=by_modality(text, data["missing"]),
         thumbnail=None,
+        labels={text(name): number(value) for name, value in data.get("labels", {}).items()},  # an older one has none
     )
 
 

@@ -129,7 +129,9 @@ def put(connection: Connection, key: str, value: str) -> None:
 # --- counts ---------------------------------------------------------------------------------------------------------
 
 OWNED: tuple[Table, ...] = tuple(
-    table for table in SEALED if "video_id" in table.columns and table is not schema.document
+    table
+    for table in SEALED
+    if "video_id" in table.columns and table not in (schema.document, schema.label)  # an older vfindex knows no labels
 )
 # Tables that nothing owns -> what a row is, and what to do where one is lost.
 COUNTED: Mapping[Table, tuple[str, str]] = {
@@ -139,6 +141,7 @@ COUNTED: Mapping[Table, tuple[str, str]] = {
         "removed path",
         "run: vfindex repair, or remove the path again, so that no run indexes it: vfindex remove PATH",
     ),
+    schema.label: ("label", "run: vfindex repair, and label again: vfindex label CLASSES"),
 }
 COUNTS: Mapping[str, Table] = {f"rows of {table.name}": table for table in COUNTED}
 _IS_COUNT = f"key IN ({', '.join(map(repr, COUNTS))})"
@@ -264,7 +267,7 @@ def diagnosis(stream: Stream) -> LibraryDamaged | None:
 
 def broken_settings(stream: Stream) -> list[str]:
     """Return what is wrong with rows that no video owns, and how many of them, or of videos, are lost."""
-    keys = {"meta": "key", "root": "path", "exclusion": "path", "run": "id", "generation": "id"}
+    keys = {"meta": "key", "root": "path", "exclusion": "path", "run": "id", "generation": "id", "label": "id"}
     faults = []
     for table, column in keys.items():
         condition = is_broken(schema.metadata.tables[table])
@@ -310,7 +313,7 @@ def shown_paths(paths: Sequence[bytes], most: int = 5) -> str:
 
 def _broken_seals(stream: Stream) -> Iterator[tuple[int, str]]:
     for table in SEALED:
-        if table is schema.video or "video_id" in table.columns:
+        if table is schema.video or table in (*OWNED, schema.document):
             owner = "id" if table is schema.video else "video_id"
             # The column with the owner may be the damaged one; the video of the row's unit is damaged too.
             other = "(SELECT u.video_id FROM unit u WHERE u.id = unit_id)" if "unit_id" in table.columns else "NULL"

@@ -125,9 +125,30 @@ MIGRATIONS: Mapping[str, Sequence[str]] = {
     "list_index_segments": (),
     # Filters by language read all segments without it.
     "index_languages": ("CREATE INDEX IF NOT EXISTS segment_by_language ON segment (language, track, video_id)",),
+    # A label tells what the vectors of a clip were when it was given, so it goes when they change.
+    "store_labels": (
+        "CREATE TABLE IF NOT EXISTS label (id INTEGER NOT NULL PRIMARY KEY,"
+        " video_id INTEGER NOT NULL REFERENCES video (id) ON DELETE CASCADE,"
+        " clip_id INTEGER REFERENCES clip (id) ON DELETE CASCADE, classes TEXT NOT NULL, name TEXT NOT NULL,"
+        " probability FLOAT NOT NULL, seal INTEGER)",
+        "CREATE INDEX IF NOT EXISTS label_by_name ON label (name, video_id, clip_id)",
+        "CREATE INDEX IF NOT EXISTS label_by_video ON label (video_id, clip_id)",
+        "CREATE INDEX IF NOT EXISTS label_by_clip ON label (clip_id)",
+        *(
+            f"CREATE TRIGGER IF NOT EXISTS label_{event.lower()} AFTER {event} ON embedding BEGIN DELETE FROM label"
+            f" WHERE clip_id = {row}.clip_id; DELETE FROM label WHERE clip_id IS NULL AND video_id ="
+            f" (SELECT video_id FROM clip WHERE id = {row}.clip_id); END"
+            for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD"))
+        ),
+    ),
 }
 # Of a new library, too.
-TRIGGERS = tuple(each for each in MIGRATIONS["record_index_changes"] if each.startswith("CREATE TRIGGER"))
+TRIGGERS = tuple(
+    statement
+    for name in ("record_index_changes", "store_labels")
+    for statement in MIGRATIONS[name]
+    if statement.startswith("CREATE TRIGGER")
+)
 # What older readers must know of to read a library: one that knows no tracks takes the text of all for speech.
 BREAKING = (
     *("create_tables", "create_full_text_index", "index_every_script", "give_segments_a_track", "separate_frames"),

@@ -311,6 +311,23 @@ document = Table(
     sqlite_autoincrement=True,
 )
 
+# What `label` gave a clip, or its whole video (clip_id NULL). classes: the set of classes, name: one of them. Triggers
+# delete the labels of a clip whose vectors change, and those of its video (see migrations.py).
+label = Table(
+    "label",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner("video.id"),
+    Column("clip_id", Integer, ForeignKey("clip.id", ondelete="CASCADE")),
+    Column("classes", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("probability", Float, nullable=False),
+    _seal(),
+    Index("label_by_name", "name", "video_id", "clip_id"),
+    Index("label_by_video", "video_id", "clip_id"),
+    Index("label_by_clip", "clip_id"),
+)
+
 generation = Table(
     "generation",
     metadata,

@@ -112,8 +112,10 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
     with closing(_open(damaged) or sqlite3.connect(":memory:")) as source, catalog.transaction() as connection:
         is_before = _show_as_today(source)
         keep_no_counts(connection)
-        # Generations come last: before the first of them no vector is recorded as changed.
-        for table in sorted(schema.metadata.sorted_tables, key=lambda table: table is schema.generation):
+        # Generations come last: before the first of them no vector is recorded as changed. So do labels: a vector that
+        # is inserted deletes those of its clip.
+        last = (schema.label, schema.generation)
+        for table in sorted(schema.metadata.sorted_tables, key=lambda table: table in last):
             if table.name not in _DERIVED:
                 _copy(source, connection, table, found, blobs=blobs)
         if is_before:
@@ -211,6 +213,8 @@ def _copy(source: sqlite3.Connection, connection: Connection, table: Table, foun
 
 def _lose(connection: Connection, table: Table, row: Mapping[str, Any], found: Salvage) -> None:
     """Note the videos to be indexed again because a row was not copied: its own, and that of its unit."""
+    if table is schema.label:
+        return  # given again by `label`
     if table in (schema.location, schema.tombstone) and isinstance(row["path"], bytes):
         found.paths.append(row["path"])
     if "video_id" in row and isinstance(row["video_id"], int):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.query.filters import clips_of_speakers, filtered, unmatched
+from vfindex.search.query.filters import clips_passing, filtered, unmatched
 from vfindex.search.query.parser import parse
 from vfindex.search.rank.lexical import match_keywords
 from vfindex.search.rank.prefilter import build_prefilter
@@ -83,7 +83,7 @@ def answer(snapshot: Snapshot, text: str, candidates: NDArray[np.int64]) -> tupl
     candidates: clips that stand for those that the index would give.
     """
     query = parse(text, wordless=True)
-    videos, spoken = filtered(snapshot, query.filters), clips_of_speakers(snapshot, query.filters)
+    videos, spoken = filtered(snapshot, query.filters), clips_passing(snapshot, query.filters)
     clips, left_out = None, False
     for moment in query.moments:
         keywords = match_keywords(snapshot, moment.keywords(), videos)

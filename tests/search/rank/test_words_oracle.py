@@ -11,7 +11,7 @@ import pytest
 from library_maker import add_video, axis, clip, install, place, video
 
 from vfindex.search.query.ast import Keyword
-from vfindex.search.query.filters import clips_of_speakers, filtered
+from vfindex.search.query.filters import clips_passing, filtered
 from vfindex.search.query.parser import parse
 from vfindex.search.rank import prefilter as prefilter_module
 from vfindex.search.rank import required as required_module
@@ -209,7 +209,7 @@ def answered(snapshot: Snapshot, query: str) -> tuple[set[int], KeywordMatches]:
     """Return the clips that a search accepts, and its keyword matches."""
     parsed = parse(query)
     [moment] = parsed.moments
-    videos, spoken = filtered(snapshot, parsed.filters), clips_of_speakers(snapshot, parsed.filters)
+    videos, spoken = filtered(snapshot, parsed.filters), clips_passing(snapshot, parsed.filters)
     matches = match_keywords(snapshot, moment.keywords(), videos)
     prefilter = build_prefilter(snapshot, moment, matches, videos, (), spoken)
     every = snapshot.clip_ids()
