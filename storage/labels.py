@@ -139,6 +139,17 @@ def label_counts(snapshot: Snapshot, videos: Collection[int] | None = None) -> l
     return [LabelCount(row.classes, row.name, row.videos, row.clips) for row in snapshot.stream(bound)]
 
 
+def clips_by_video(snapshot: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return (ids, video ids, lengths in seconds) of the clips of searchable videos, (n,) each, in order of videos."""
+    query = text(
+        "SELECT c.id, c.video_id, c.end_s - c.start_s FROM clip c JOIN video v ON v.id = c.video_id"
+        " WHERE v.state IN ('indexed', 'partial') ORDER BY c.video_id, c.start_ms"
+    )
+    kinds = np.dtype([("id", np.int64), ("video", np.int64), ("length", np.float64)])
+    rows = np.fromiter((tuple(row) for row in snapshot.stream(query)), kinds)
+    return rows["id"].copy(), rows["video"].copy(), rows["length"].copy()
+
+
 def probability_by_name(labels: Mapping[str, float]) -> dict[str, float]:
     """Return labels as documents have them, probabilities to a thousandth."""
     return {name: round(probability, 3) for name, probability in labels.items()}

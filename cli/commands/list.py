@@ -27,9 +27,7 @@ _SPOOLED_BYTES = 4 << 20
 def command(
     filters: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FILTER", help="in: after: before: longer: shorter: lang: speaker: label: (query.md)."
-        ),
+        typer.Argument(metavar="FILTER", help="in: after: before: longer: shorter: lang: speaker: label: (query.md)."),
     ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,

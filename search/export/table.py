@@ -30,7 +30,7 @@ def write_csv(selection: Selection) -> bytes:
     rows = csv.writer(out)
     rows.writerow(COLUMNS)
     for excerpt in selection.excerpts:
-        rows.writerow(map(_cell, _row(excerpt)))
+        rows.writerow(map(cell, _row(excerpt)))
     return (_MARK + out.getvalue()).encode()
 
 
@@ -46,7 +46,7 @@ def _row(excerpt: Excerpt) -> Iterator[object]:
     yield from (excerpt.text, excerpt.list, excerpt.note, excerpt.by, source.title, source.fingerprint)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """Return a cell on one line; a number stays one, in a text what could be a formula begins with a quote."""
     text = _FORMULAS_WITHIN.sub(";'", one_line(str(value)))
     if text.startswith(_FORMULAS) and not _is_number(text):

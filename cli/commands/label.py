@@ -1,0 +1,112 @@
+"""vfindex label"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vfindex.cli.options import JsonOption, LibraryOption, library_folder
+from vfindex.cli.out_file import ForceOption, check_new_file, out_file
+from vfindex.cli.output import path_text, plain, print_json, say
+from vfindex.storage.errors import UsageError, counted
+
+if TYPE_CHECKING:
+    from vfindex.search.understanding.labelling.label import ClipLabel, Labelling
+
+NAME = "label"
+EXAMPLE = "vfindex label genres.json && vfindex search label:cooking onions"
+
+
+def command(
+    classes: Annotated[
+        Path, typer.Argument(metavar="CLASSES", help="A file of classes, or: kinetics-400, tone.", show_default=False)
+    ],
+    table: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the label of each clip as a table.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the stored labels of these classes.")] = False,
+    force: ForceOption = False,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Label clips and videos with classes of your own.
+
+    A class is a name, descriptions, or examples (docs/label.md). Each clip and each video gets one, or none of
+    these. Labels are filters: label:cooking. Exits with 1 if the classes say no more than chance does.
+    """
+    from vfindex.search.understanding.labelling.classes import read_classes
+    from vfindex.search.understanding.labelling.label import NOT_BETTER, label_library, unlabel_library
+
+    chosen, folder = read_classes(classes), library_folder(library)
+    if remove:
+        if table is not None or dry_run:
+            raise UsageError("--remove deletes labels and makes none; leave out --csv and --dry-run")
+        removed = unlabel_library(folder, chosen.name)
+        if json:
+            print_json({"classes": chosen.name, "removed": removed})
+        else:
+            print(plain(f"{chosen.name}: {counted(removed, 'label')} deleted"))
+        raise typer.Exit(0 if removed else 1)
+    if table is not None:
+        check_new_file(table, "--csv", force=force)
+    rows = None if table is None else partial(_write, table)
+    with _progress() as progress:
+        done = label_library(folder, chosen, store=not dry_run, progress=progress, clip_rows=rows)
+    if json:
+        print_json(done.to_dict())
+    else:
+        _print(done, dry_run=dry_run)
+    if not done.better:
+        say(f"{plain(done.classes)}: {NOT_BETTER}; nothing was stored (docs/label.md)")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that draws how many clips are done, if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("labelling clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("labelling", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print(done: Labelling, *, dry_run: bool) -> None:
+    if done.better:
+        for each in (*done.counts, done.none):
+            if each.videos or each.clips:
+                name = "none of these" if each is done.none else each.name
+                print(plain(f"{counted(each.videos, 'video'):>11}  {counted(each.clips, 'clip'):>11}  {name}"))
+    empty = f"; {counted(done.empty, 'clip')} with nothing to compare" if done.empty else ""
+    stored = "nothing stored" if dry_run else f"{counted(done.stored, 'label')} stored"
+    say(f"{done.classes}, {done.method}: {stored}{empty}; P(chance) {done.chance:.3f}")
+
+
+def _write(path: Path, rows: Iterator[ClipLabel]) -> None:
+    """Write the labels of clips as CSV, in UTF-8 with a byte order mark."""
+    from vfindex.search.export.table import cell
+
+    with out_file(path, "--csv") as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+        writer = csv.writer(text)
+        writer.writerow(("video", "fingerprint", "start_s", "end_s", "label", "probability", "none"))
+        for row in rows:
+            name = cell(path_text(row.video) or "")
+            span = f"{row.start_s:.3f}", f"{row.end_s:.3f}"
+            writer.writerow((name, row.fingerprint, *span, cell(row.label), row.probability, row.none))
+        text.flush()
+        text.detach()

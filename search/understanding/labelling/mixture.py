@@ -1,0 +1,84 @@
+"""From scores to probabilities: each item is of one class, or of none.
+
+The scores of an item are in standard deviations of what unrelated texts (or clips) score. Those of the classes that it
+is not of are N(0, 1), that of its class is N(d, 1): the two groups of Efron 2008 (Statistical Science 23, 1), with
+classes that exclude each other. Then, for a share w of items of none and equal shares of C classes,
+
+    P(class c) = (1 - w) / C * exp(d * z_c - d^2 / 2) / (w + (1 - w) / C * sum of exp(d * z_k - d^2 / 2))
+
+which is a softmax of temperature 1 / d with one more entry for none. d and w are fitted to the library without labels,
+by expectation maximisation (Dempster, Laird and Rubin 1977), towards a prior that counts as much as PRIOR_ITEMS items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.storage.records import FloatArray
+
+# d at which a clip of a class scores above an unrelated one 19 times of 20: the square root of 2 times 1.645.
+PRIOR_SEPARATION = 2.326
+# As many items as a calibration of search needs (calibration/labels.py), and shares of none and of a class alike.
+PRIOR_ITEMS = 20
+_STEPS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """separation: d, above 0. none_share: w, 0 to 1."""
+
+    separation: float
+    none_share: float
+
+    def probabilities(self, scores: FloatArray) -> NDArray[np.float64]:
+        """Return (n, C + 1): of each class, and of none, which sum to 1. scores: (n, C)."""
+        classes = scores.shape[1]
+        odds = (
+            self.separation * scores.astype(np.float64)
+            - self.separation**2 / 2
+            + np.log((1 - self.none_share) / classes)
+        )
+        odds = np.concatenate([odds, np.full((len(scores), 1), np.log(self.none_share))], axis=1)
+        odds -= odds.max(axis=1, keepdims=True)
+        shares = np.exp(odds)
+        return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def fit_mixture(scores: FloatArray) -> Mixture:
+    """Return the mixture of greatest posterior density for the scores (n, C); that of the prior for no items."""
+    mixture = Mixture(PRIOR_SEPARATION, 0.5)
+    for _ in range(_STEPS if len(scores) else 0):
+        shares = mixture.probabilities(scores)
+        of_classes = shares[:, :-1]
+        total = float(of_classes.sum())
+        separation = (float((of_classes * scores).sum()) + PRIOR_ITEMS * PRIOR_SEPARATION) / (total + PRIOR_ITEMS)
+        none_share = (float(shares[:, -1].sum()) + PRIOR_ITEMS / 2) / (len(scores) + PRIOR_ITEMS)
+        moved = abs(separation - mixture.separation) + abs(none_share - mixture.none_share)
+        mixture = Mixture(max(separation, 1e-3), none_share)
+        if moved < 1e-6:
+            break
+    return mixture
+
+
+def standardised(scores: FloatArray, null: FloatArray) -> FloatArray:
+    """Return scores (n, C) in standard deviations of those of unrelated texts, about their mean.
+
+    null: (n, B) the scores of unrelated texts, of each row its own. Rows whose null has no spread, of items with
+    nothing to compare, are 0.
+    """
+    centre, spread = null.mean(axis=1, keepdims=True), null.std(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0, (scores - centre) / spread, 0.0).astype(np.float32)
+
+
+def empirical_null(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the centre (C,) and spread (C,) of each class over items most of which are not of it.
+
+    The median, and 1.4826 times the median absolute deviation: Efron's empirical null by its central part.
+    """
+    centre = np.median(scores, axis=0)
+    spread = 1.4826 * np.median(np.abs(scores - centre), axis=0)
+    return centre.astype(np.float32), np.maximum(spread, 1e-6).astype(np.float32)

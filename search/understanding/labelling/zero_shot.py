@@ -1,0 +1,108 @@
+"""Zero-shot classes: the texts of a class against the vectors of clips, in each modality, fused as a search does.
+
+A class is the mean of its texts' vectors in each modality, of length 1 (prompt ensembling: Radford et al. 2021, arXiv
+2103.00020, section 3.1.4). A clip's score is the inner product of the joint vectors, in standard deviations of what the
+library's background queries score against the same clip: so clips that score high against anything, and clips that lack
+modalities, are comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vfindex.search.query.ast import Part, content_words
+from vfindex.search.query.encode import QueryEncoder
+from vfindex.search.understanding.labelling.classes import LabelClass
+from vfindex.search.understanding.labelling.mixture import standardised
+from vfindex.storage.errors import UsageError
+from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse, fuse_query
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
+
+# Sets of background queries that stand in for the classes, to say what chance is.
+PLACEBO_SETS = 1000
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZeroShot:
+    """A classifier by text. classes: (C, dim) joint vectors; background: (B, dim), of the background queries."""
+
+    spec: JointSpec
+    classes: FloatArray
+    background: FloatArray
+
+    @property
+    def dims(self) -> dict[ModalityName, int]:
+        return {m: part.dim for m, part in self.spec.parts.items()}
+
+    def features(self, rows: Mapping[ModalityName, FloatArray]) -> FloatArray:
+        """Return (n, dim) joint vectors of clips. rows: modality -> (n, dim), zero rows where absent."""
+        return fuse(rows, self.spec)
+
+    def scores(self, features: FloatArray) -> FloatArray:
+        """Return (n, C): standard deviations above the background; 0 for rows with nothing to compare."""
+        return standardised(features @ self.classes.T, features @ self.background.T)
+
+    def chance(self, features: FloatArray) -> float:
+        """Return the share of PLACEBO_SETS of as many background queries that fit these items as well as the classes.
+
+        The fit of a set is the mean over items of its best score. Below 0.05 the classes tell more than chance does.
+        """
+        null = features @ self.background.T  # (n, B)
+        own = float(self.scores(features).max(axis=1).mean())
+        placebo = standardised(null, null)
+        generator, size = np.random.default_rng(_SEED), min(len(self.classes), null.shape[1])
+        fits = [
+            float(placebo[:, generator.choice(null.shape[1], size, replace=False)].max(axis=1).mean())
+            for _ in range(PLACEBO_SETS)
+        ]
+        return (1 + sum(fit >= own for fit in fits)) / (1 + PLACEBO_SETS)
+
+
+def zero_shot(
+    classes: Sequence[LabelClass],
+    encoder: QueryEncoder,
+    spec: JointSpec,
+    priors: Mapping[ModalityName, ModalityPrior],
+    only: Sequence[ModalityName] = (),
+) -> ZeroShot:
+    """Return the classifier of classes by their texts. only: the modalities compared; () for all.
+
+    Raises ModelError, and UsageError if the library has none of the modalities.
+    """
+    chosen = restricted(spec, only)
+    asked = [m for m, part in chosen.parts.items() if part.weight]
+    vectors = []
+    for each in classes:
+        found = [encoder.encode(Part(text, content_words(text), 1.0, tuple(asked))) for text in each.texts]
+        means = {m: np.mean([of[m] for of in found], axis=0) for m in asked if m in found[0]}
+        vectors.append(fuse_query({m: _unit(mean) for m, mean in means.items()}, chosen))
+    background = {m: priors[m].background for m in asked}
+    counts = {len(rows) for rows in background.values()}
+    queries = [fuse_query({m: rows[n] for m, rows in background.items()}, chosen) for n in range(min(counts))]
+    return ZeroShot(chosen, np.stack(vectors), np.stack(queries))
+
+
+def restricted(spec: JointSpec, only: Sequence[ModalityName]) -> JointSpec:
+    """Return the spec with only these modalities weighted, () for as it is. Raises UsageError."""
+    if not only:
+        return spec
+    if not spec.weights_are_open:
+        raise UsageError(
+            f"this library's vectors are fused as {spec.fusion}, so no modality can be compared alone; run: vfindex "
+            "rebuild --fusion concat"
+        )
+    if not set(only) & set(spec.parts):
+        raise UsageError(
+            f"these classes compare {' and '.join(only)}, and this library has {', '.join(spec.order)} only; leave "
+            "out modalities in the class file, or add one with: vfindex upgrade"
+        )
+    return spec.with_weights({m: spec.alone_weight(m) if m in only else 0.0 for m in spec.parts})
+
+
+def _unit(vector: FloatArray) -> FloatArray:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)

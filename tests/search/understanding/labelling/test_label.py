@@ -1,0 +1,128 @@
+"""Labels of a library: right ones, none of these, stored and read back; nothing where it is no better than chance."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vfindex.cli.app import main
+from vfindex.search.service import SearchService
+from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
+from vfindex.search.understanding.labelling.label import Labelling, label_library
+from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.writer import writing
+
+CLASSES = ClassSet("kinds", (LabelClass("cooking", ("cooking food",)), LabelClass("sport"), LabelClass("dance")))
+
+
+@pytest.fixture(scope="module")
+def kinds(make_kinds: Callable[[float], Path]) -> Path:
+    return make_kinds(0.6)
+
+
+@pytest.fixture
+def own(kinds: Path, tmp_path: Path) -> Path:
+    """Return a library that a test may write to."""
+    return Path(shutil.copytree(kinds, tmp_path / "own"))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["vfindex", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def kind_of(video: bytes | None) -> str:
+    name = (video or b"").decode().rsplit("/", 1)[-1].split()[0]
+    return name if name in ("cooking", "sport") else "none"
+
+
+def right(done: Labelling) -> float:
+    return sum(each.label == kind_of(each.video) for each in done.videos) / len(done.videos)
+
+
+def test_videos_get_their_kind_and_others_none(kinds: Path) -> None:
+    done = label_library(kinds, CLASSES, store=False)
+    assert right(done) > 0.9 and done.better and done.stored == 0
+    assert [each.name for each in done.counts] == ["cooking", "sport", "dance"]
+    assert done.counts[2].videos == 0 and done.none.videos >= 7
+    assert sum(each.clips for each in (*done.counts, done.none)) == 48
+    assert all(0 <= each.none <= 1 and 0.3 < each.probability <= 1 for each in done.videos)
+
+
+def test_labels_are_filters_and_counts(own: Path) -> None:
+    done = label_library(own, CLASSES)
+    with SearchService(own) as service:
+        listed = service.videos("label:Cooking")
+        assert {kind_of(each.video) for each in listed.videos} >= {"cooking"}
+        assert next(each for each in listed.labels if each.name == "cooking").videos == done.counts[0].videos
+        assert all(each.labels for each in service.videos("label:sport").videos if kind_of(each.video) == "sport")
+        hits = service.search("sport label:sport", top_k=50, min_confidence="none")
+        assert hits and all("sport" in hit.labels for hit in hits)
+        assert hits.labels["sport"] == len(hits) == hits.to_dict()["labels"]["sport"]
+        [hint] = service.videos("label:sports").hints
+        assert hint.kind == "label" and "labels like it: sport" in hint.text
+        clip = service.video("sport 1.mp4").clips[0]
+        assert clip.labels == service.search("x in:*1.mp4 label:sport", min_confidence="none")[0].labels
+    with writing(own) as writer:
+        writer.catalog.remove(b"/videos/sport 1.mp4")
+    with SearchService(own) as service:
+        assert service.videos("label:sport").total == listed_without(done)
+
+
+def listed_without(done: Labelling) -> int:
+    return sum("sport" in (each.label, *each.clips) for each in done.videos) - 1
+
+
+def test_nothing_is_stored_where_classes_are_no_better_than_chance(make_kinds: Callable[[float], Path]) -> None:
+    folder = make_kinds(0.0)
+    done = label_library(folder, CLASSES)
+    assert not done.better and done.chance >= 0.05 and done.stored == 0
+    with SearchService(folder) as service:
+        assert service.videos().labels == ()
+
+
+def test_an_empty_library_and_a_modality_that_it_lacks(kinds: Path, tmp_path: Path) -> None:
+    with writing(tmp_path / "empty"):
+        pass
+    with pytest.raises(QueryError, match="holds no videos yet"):
+        label_library(tmp_path / "empty", CLASSES)
+    with pytest.raises(UsageError, match="this library has visual only"):
+        label_library(kinds, ClassSet("tone", CLASSES.classes, ("speech",)))
+
+
+def test_the_command_stores_prints_and_deletes(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes, table = tmp_path / "kinds.txt", tmp_path / "labels.csv"
+    classes.write_text("cooking\nsport\n")
+    assert command(monkeypatch, "label", classes, "--library", own, "--json", "--csv", table) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["better"] and document["stored"] == sum(
+        each["videos"] + each["clips"] for each in document["counts"]
+    )
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 48 and {row["label"] for row in rows} == {"cooking", "sport", "none"}
+    assert command(monkeypatch, "label", classes, "--library", own, "--remove") == 0
+    assert f"{document['stored']} labels deleted" in capsys.readouterr().out
+    assert command(monkeypatch, "label", classes, "--library", own, "--remove") == 1
+
+
+def test_the_command_says_where_it_is_no_better_than_chance(
+    make_kinds: Callable[[float], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kinds.txt").write_text("cooking\nsport\n")
+    assert command(monkeypatch, "label", tmp_path / "kinds.txt", "--library", make_kinds(0.0)) == 1
+    shown = capsys.readouterr()
+    assert "not better than chance here" in shown.err and not shown.out

@@ -1,0 +1,58 @@
+"""Probabilities from scores: the parameters that made them are found, and the shares are calibrated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vfindex.search.understanding.labelling.mixture import (
+    PRIOR_SEPARATION,
+    Mixture,
+    empirical_null,
+    fit_mixture,
+    standardised,
+)
+
+
+def sample(n: int, classes: int, separation: float, none: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores (n, C) as the model says, and the class (n,), C for none."""
+    generator = np.random.default_rng(seed)
+    truth = np.where(generator.random(n) < none, classes, generator.integers(0, classes, n))
+    scores = generator.standard_normal((n, classes))
+    of_a_class = np.flatnonzero(truth < classes)
+    scores[of_a_class, truth[of_a_class]] += separation
+    return scores.astype(np.float32), truth
+
+
+@pytest.mark.parametrize(("classes", "separation", "none"), [(3, 2.0, 0.3), (8, 3.0, 0.6), (2, 4.0, 0.1)])
+def test_it_finds_what_made_the_scores(classes: int, separation: float, none: float) -> None:
+    found = fit_mixture(sample(20_000, classes, separation, none)[0])
+    assert found.separation == pytest.approx(separation, abs=0.15)
+    assert found.none_share == pytest.approx(none, abs=0.05)
+
+
+def test_probabilities_are_shares_of_the_right() -> None:
+    scores, truth = sample(50_000, 4, 2.5, 0.4)
+    shares = fit_mixture(scores).probabilities(scores)
+    assert shares.sum(axis=1) == pytest.approx(1)
+    best, right = shares.max(axis=1), shares.argmax(axis=1) == truth
+    for low in (0.5, 0.7, 0.9):
+        chosen = (best >= low) & (best < low + 0.1)
+        assert right[chosen].mean() == pytest.approx(best[chosen].mean(), abs=0.03)
+
+
+def test_few_items_hardly_move_the_prior() -> None:
+    assert fit_mixture(np.zeros((0, 3), np.float32)) == Mixture(PRIOR_SEPARATION, 0.5)
+    assert fit_mixture(np.full((1, 3), 50.0, np.float32)).separation < 5
+
+
+def test_scores_are_standardised_by_their_own_row_and_nothing_is_zero() -> None:
+    scores = np.array([[3.0], [3.0], [0.0]], np.float32)
+    null = np.array([[1.0, -1.0], [2.0, 4.0], [0.0, 0.0]], np.float32)
+    assert standardised(scores, null)[:, 0].tolist() == [3.0, 0.0, 0.0]
+
+
+def test_the_null_is_that_of_the_many() -> None:
+    scores = np.concatenate([np.random.default_rng(0).normal(2, 0.5, 900), np.full(100, 50.0)])[:, None]
+    centre, spread = empirical_null(scores.astype(np.float32))
+    assert centre[0] == pytest.approx(2.07, abs=0.05) and spread[0] == pytest.approx(0.55, abs=0.07)
