@@ -32,6 +32,9 @@ def command(
     table: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the label of each clip as a table.")
     ] = None,
+    zero_shot: Annotated[
+        bool, typer.Option("--zero-shot", help="Compare texts, though classes have examples.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the stored labels of these classes.")] = False,
     force: ForceOption = False,
@@ -60,7 +63,7 @@ def command(
         check_new_file(table, "--csv", force=force)
     rows = None if table is None else partial(_write, table)
     with _progress() as progress:
-        done = label_library(folder, chosen, store=not dry_run, progress=progress, clip_rows=rows)
+        done = label_library(folder, chosen, store=not dry_run, by_text=zero_shot, progress=progress, clip_rows=rows)
     if json:
         print_json(done.to_dict())
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,9 @@ from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.results import Record
 from vfindex.search.understanding.labelling.classes import NONE, ClassSet
 from vfindex.search.understanding.labelling.mixture import Mixture, fit_mixture
-from vfindex.search.understanding.labelling.zero_shot import zero_shot
+from vfindex.search.understanding.labelling.probe import Probe, chance_of, examples_of, fit_probe
+from vfindex.search.understanding.labelling.zero_shot import restricted, zero_shot
+from vfindex.search.understanding.vectors import comparison_vectors
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
 from vfindex.storage.errors import QueryError
 from vfindex.storage.labels import StoredLabel, clips_by_video, library_state, put_labels, remove_labels
@@ -151,13 +153,15 @@ def label_library(
     classes: ClassSet,
     *,
     store: bool = True,
+    by_text: bool = False,
     progress: Progress = lambda done, total: None,
     clip_rows: Callable[[Iterator[ClipLabel]], None] | None = None,
 ) -> Labelling:
     """Label all clips and videos of the library in `folder`; store the labels in place of those of the same set.
 
-    store: False only returns them. clip_rows: called with every clip's label, in order of videos. Raises QueryError for
-    a library without clips, UsageError, ModelError, LibraryLocked; LibraryChanged if a run ended meanwhile.
+    store: False only returns them. by_text: compare texts, though the classes have examples. clip_rows: called with
+    every clip's label, in order of videos. Raises QueryError for a library without clips, UsageError, ModelError,
+    LibraryLocked; LibraryChanged if a run ended meanwhile.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
@@ -165,9 +169,14 @@ def label_library(
         setup = LibraryMeta(snapshot).setup
         if setup is None or not len(items.ids):
             raise QueryError(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-        spec, priors = reading_spec(snapshot)[0], LibraryMeta(snapshot).priors
-        encoder = QueryEncoder(library, setup)
-        method, classifier = "zero-shot", zero_shot(classes.classes, encoder, spec, priors, classes.modalities)
+        is_by_examples = not by_text and any(each.examples for each in classes.classes)
+        method = "linear probe" if is_by_examples else "zero-shot"
+        classifier: Classifier
+        if is_by_examples:
+            classifier = _probe(snapshot, classes, items)
+        else:
+            spec, priors = reading_spec(snapshot)[0], LibraryMeta(snapshot).priors
+            classifier = zero_shot(classes.classes, QueryEncoder(library, setup), spec, priors, classes.modalities)
         chance, mixtures = _measured(snapshot, classifier, items)
         clips, videos = _labelled(snapshot, classifier, items, mixtures, progress)
         is_better = chance < MAX_CHANCE
@@ -188,12 +197,25 @@ def unlabel_library(folder: Path, classes: str) -> int:
         return remove_labels(writer.catalog, classes)
 
 
+def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
+    """Return the probe of the classes' examples, against the clips of a sample."""
+    spec = restricted(reading_spec(snapshot)[0], classes.modalities)
+    examples = examples_of(snapshot, classes.classes)
+    dims = {m: part.dim for m, part in spec.parts.items()}
+    rows = np.concatenate([comparison_vectors(rows, spec, None) for _, rows in snapshot.batches(examples.clips, dims)])
+    probe = replace(fit_probe(rows, examples, spec), by_chance=chance_of(rows, examples))
+    return probe.against(np.concatenate([read_features(snapshot, probe, part)[0] for part in _sample(items)]))
+
+
+def _sample(items: Items) -> list[Items]:
+    """Return batches of about SAMPLE clips, evenly spread."""
+    return list(items.batches())[:: max(1, len(items.ids) // SAMPLE)]
+
+
 def _measured(snapshot: Snapshot, classifier: Classifier, items: Items) -> tuple[float, tuple[Mixture, Mixture]]:
     """Return how probable chance is, and the mixtures of clips and of videos, from a sample."""
-    parts = list(items.batches())
-    step = max(1, len(items.ids) // SAMPLE)
     of_clips, of_videos, features = [], [], []
-    for part in parts[::step]:
+    for part in _sample(items):
         clips, _, videos = read_features(snapshot, classifier, part)
         of_clips.append(classifier.scores(clips[_present(clips)]))
         features.append(videos[_present(videos)])

@@ -75,10 +75,14 @@ def standardised(scores: FloatArray, null: FloatArray) -> FloatArray:
 
 
 def empirical_null(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the centre (C,) and spread (C,) of each class over items most of which are not of it.
+    """Return the mean (C,) and standard deviation (C,) of each class's scores over items for which another one is best.
 
-    The median, and 1.4826 times the median absolute deviation: Efron's empirical null by its central part.
+    scores: (n, C) of a library. Those items are of other classes or of none, and say what the class scores by chance.
     """
-    centre = np.median(scores, axis=0)
-    spread = 1.4826 * np.median(np.abs(scores - centre), axis=0)
-    return centre.astype(np.float32), np.maximum(spread, 1e-6).astype(np.float32)
+    centre, spread = np.zeros(scores.shape[1], np.float32), np.ones(scores.shape[1], np.float32)
+    best = scores.argmax(axis=1)
+    for number in range(scores.shape[1]):
+        others = scores[best != number, number]
+        if len(others) > 1:
+            centre[number], spread[number] = others.mean(), max(float(others.std()), 1e-6)
+    return centre, spread

@@ -1,0 +1,167 @@
+"""Few-shot classes: a linear probe on the joint vectors of example clips.
+
+Multinomial logistic regression with an L2 penalty (Radford et al. 2021, arXiv 2103.00020, appendix A.3), by
+scikit-learn with its default strength, classes weighted alike. A clip's score for a class is the probe's decision value
+in standard deviations of the library's clips for which another class is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfindex.search.query.like import Like, clip_of
+from vfindex.search.understanding.labelling.classes import LabelClass
+from vfindex.search.understanding.labelling.mixture import empirical_null
+from vfindex.search.understanding.vectors import comparison_vectors
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.errors import UsageError, VfindexError
+from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.modalities import ModalityName
+from vfindex.storage.records import FloatArray
+
+# Parts of the examples that are predicted by the others, whole videos each.
+FOLDS = 10
+_MAX_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Example clips. clips: their ids (n,). classes: (n,) numbers of classes. videos: (n,) ids."""
+
+    clips: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    videos: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """A classifier by examples. weights: (C, dim), offsets: (C,). centre, spread: (C,) of the library's clips.
+
+    by_chance: how probable it is to predict the examples that well by naming the most frequent class.
+    """
+
+    spec: JointSpec
+    weights: FloatArray
+    offsets: FloatArray
+    by_chance: float
+    centre: FloatArray
+    spread: FloatArray
+
+    @property
+    def dims(self) -> dict[ModalityName, int]:
+        return {m: part.dim for m, part in self.spec.parts.items()}
+
+    def features(self, rows: Mapping[ModalityName, FloatArray]) -> FloatArray:
+        """Return (n, dim) joint vectors of length 1. rows: modality -> (n, dim), zero rows where absent."""
+        return comparison_vectors(dict(rows), self.spec, None)
+
+    def scores(self, features: FloatArray) -> FloatArray:
+        """Return (n, C): standard deviations above the library's other clips; 0 for rows with nothing to compare."""
+        values = (self.decisions(features) - self.centre) / self.spread
+        return np.where(np.any(features, axis=1)[:, None], values, 0.0).astype(np.float32)
+
+    def decisions(self, features: FloatArray) -> FloatArray:
+        """Return (n, C) decision values."""
+        return np.asarray(unit_rows(features) @ self.weights.T + self.offsets, np.float32)
+
+    def chance(self, features: FloatArray) -> float:
+        return self.by_chance
+
+    def against(self, features: FloatArray) -> Probe:
+        """Return the probe with centre and spread of these clips of the library (n, dim)."""
+        present = features[np.any(features, axis=1)]
+        centre, spread = empirical_null(self.decisions(present))
+        return replace(self, centre=centre, spread=spread)
+
+
+def examples_of(snapshot: Snapshot, classes: Sequence[LabelClass]) -> Examples:
+    """Return the clips that the examples name. Raises UsageError for a class without any, QueryError for no clip."""
+    found: list[tuple[int, int, int]] = []
+    for number, each in enumerate(classes):
+        if not each.examples:
+            raise UsageError(
+                f"the class {each.name!r} has no examples, and others have; add some, as beach.mp4@0:12, or compare "
+                "texts alone with --zero-shot"
+            )
+        clips = [clip_of(snapshot, Like.parse(text)) for text in dict.fromkeys(each.examples)]
+        found += [(clip.id, number, clip.video_id) for clip in {clip.id: clip for clip in clips}.values()]
+    ids, numbers, videos = np.array(found, np.int64).reshape(-1, 3).T
+    return Examples(ids, numbers, videos)
+
+
+def fit_probe(features: FloatArray, examples: Examples, spec: JointSpec) -> Probe:
+    """Return the probe of examples with these features (n, dim), without chance, centre and spread.
+
+    Raises VfindexError without scikit-learn, UsageError if an example has nothing to compare.
+    """
+    if not np.any(features, axis=1).all():
+        raise UsageError("an example has none of the modalities that these classes compare; name another clip")
+    rows, classes = unit_rows(features), int(examples.classes.max()) + 1
+    weights, offsets = _fitted(rows, examples.classes, classes)
+    nothing = np.zeros(classes, np.float32)
+    return Probe(spec, weights, offsets, 1.0, nothing, nothing + 1)
+
+
+def unit_rows(features: FloatArray) -> FloatArray:
+    """Return rows of length 1; zero rows stay."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.where(lengths > 0, lengths, 1.0), np.float32)
+
+
+def _fitted(rows: FloatArray, labels: NDArray[np.int64], classes: int) -> tuple[FloatArray, FloatArray]:
+    """Return weights (classes, dim) and offsets (classes,); a class without examples is never chosen."""
+    present = np.unique(labels)
+    weights, offsets = np.zeros((classes, rows.shape[1]), np.float32), np.full(classes, -1e9, np.float32)
+    if len(present) < 2:
+        offsets[present] = 0.0
+        return weights, offsets
+    model = _linear_model().LogisticRegression(max_iter=_MAX_STEPS, class_weight="balanced").fit(rows, labels)
+    if len(present) == 2:  # one row, for the second class
+        weights[present] = np.stack([-model.coef_[0], model.coef_[0]]) / 2
+        offsets[present] = np.array([-model.intercept_[0], model.intercept_[0]]) / 2
+    else:
+        weights[present], offsets[present] = model.coef_, model.intercept_
+    return weights, offsets
+
+
+def chance_of(features: FloatArray, examples: Examples) -> float:
+    """Return the probability that naming the most frequent class is right for as many example videos as the probe is.
+
+    Each video is predicted by a probe on others, of FOLDS parts with as many videos of each class as can be.
+    """
+    rows, classes = unit_rows(features), int(examples.classes.max()) + 1
+    videos, first = np.unique(examples.videos, return_index=True)
+    own = examples.classes[first]
+    order = np.argsort(own, kind="stable")
+    folds = np.empty(len(videos), np.int64)
+    folds[order] = np.arange(len(videos)) % min(FOLDS, len(videos))
+    fold_of = folds[np.searchsorted(videos, examples.videos)]
+    right = np.zeros(len(rows))
+    for fold in range(int(folds.max()) + 1):
+        held = fold_of == fold
+        weights, offsets = _fitted(rows[~held], examples.classes[~held], classes)
+        right[held] = (rows[held] @ weights.T + offsets).argmax(axis=1) == examples.classes[held]
+    correct = sum(right[examples.videos == video].mean() > 0.5 for video in videos)
+    return binomial_tail(int(correct), len(videos), float(np.bincount(own).max() / len(own)))
+
+
+def binomial_tail(least: int, n: int, share: float) -> float:
+    """Return the probability of `least` or more of n independent trials with this share."""
+    return math.fsum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(least, n + 1))
+
+
+def _linear_model() -> Any:
+    try:
+        from sklearn import linear_model
+    except ImportError as exc:
+        raise VfindexError(
+            "labels by examples need scikit-learn, not installed here; run: pip install 'vfindex[index]', or compare "
+            "texts alone with --zero-shot"
+        ) from exc
+    return linear_model
