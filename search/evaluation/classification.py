@@ -68,12 +68,14 @@ class Classification:
         return found | {"Brier": Figure(float(errors.mean()), float(low), float(high))}
 
     def controls(self) -> dict[str, dict[str, Figure]]:
-        """Return `majority` and `chance` -> measure -> figure: the most frequent class, and each class alike."""
+        """Return `majority` and `chance` -> measure -> figure: the most frequent class, and a class drawn at random."""
         draws = np.random.default_rng(0).integers(0, len(self.truth), (RESAMPLES, len(self.truth)))
         size = len(self.classes)
         most = np.full(len(self.truth), np.bincount(self.truth).argmax())
-        drawn = np.random.default_rng(1).integers(0, size, len(self.truth))
-        return {name: _intervals(draws, self.truth, of, size) for name, of in (("majority", most), ("chance", drawn))}
+        guesses = np.random.default_rng(1).integers(0, size, draws.shape)
+        drawn = [measures(confusion(self.truth[draw], guess, size)) for draw, guess in zip(draws, guesses, strict=True)]
+        chance = _figures(np.mean(drawn, axis=0), np.stack(drawn))
+        return {"majority": _intervals(draws, self.truth, most, size), "chance": chance}
 
     def against_majority(self) -> Difference:
         """Return the paired difference of accuracy to naming the most frequent class."""
@@ -131,6 +133,11 @@ def measures(counts: Counts) -> NDArray[np.float64]:
 def _intervals(draws: Counts, truth: Counts, predicted: Counts, classes: int) -> dict[str, Figure]:
     values = measures(confusion(truth, predicted, classes))
     drawn = np.stack([measures(confusion(truth[draw], predicted[draw], classes)) for draw in draws])
+    return _figures(values, drawn)
+
+
+def _figures(values: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, Figure]:
+    """Return measure -> figure. values: (8,). drawn: (RESAMPLES, 8)."""
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     rows = zip(_MEASURES, values, low, high, strict=True)
     return {name: Figure(float(value), float(a), float(b)) for name, value, a, b in rows}
