@@ -24,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from vfindex import __version__
 from vfindex.cli.commands import (
     backup,
+    chapters,
     corrections,
     demo,
     doctor,
@@ -96,6 +97,7 @@ _COMMANDS = (
     listing,
     show,
     label,
+    chapters,
     mark,
     marks,
     save,

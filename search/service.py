@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.formats import Exported, Settings
     from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.export.selection import Selection
+    from vfindex.search.outline.records import ChapterList
     from vfindex.search.understanding.duplicates import DuplicateList
     from vfindex.search.understanding.unusual import UnusualList
 
@@ -222,6 +223,27 @@ class SearchService(VideoFiles, UserWriting):
         with self.opened() as (_, snapshots):
             number, video = video_among(snapshots, name)
             return transcript_of(snapshots[number], existing_video(video, name), tracks)
+
+    @again_if_changed
+    def chapters(
+        self,
+        name: str | Path,
+        *,
+        least_s: float | None = None,
+        detect: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ChapterList:
+        """Return the chapters of a video: those of its file, else those found. name: a path, or a fingerprint.
+
+        least_s: the shortest to be found; None: 5 s. detect: even if the file states some. progress: called with
+        (done, of all). Raises QueryError, UsageError, LibraryError.
+        """
+        from vfindex.search.outline.chapters import chapters_of
+
+        with self.opened() as (_, snapshots):
+            number, video = video_among(snapshots, name)
+            found = existing_video(video, name)
+            return chapters_of(snapshots[number], found, least_s=least_s, detect=detect, progress=progress)
 
     def export(
         self,

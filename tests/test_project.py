@@ -110,7 +110,7 @@ ROOMS = {
         *("evaluation", "http", "mcp", "service", "files", "user", "understanding"),
         *("libraries", "membership", "engine"),
         *("live", "remote", "export", "hits", "contents"),
-        *("marks", "corrections", "playback", "stills", "status", "results"),
+        *("marks", "corrections", "playback", "stills", "status", "outline", "results"),
         *("calibration", "rank", "query"),
     ),
     "storage": (

@@ -60,6 +60,7 @@ def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -
         ("status",),
         ("list",),
         ("show", "/videos/a.mp4"),
+        ("chapters", "/videos/a.mp4"),
         ("remove", "/videos/a.mp4"),
         ("purge",),
         ("verify",),

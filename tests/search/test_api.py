@@ -15,6 +15,7 @@ from library_maker import add_video, axis, clip, install
 from vfindex.indexer.models.factory import LibraryModels
 from vfindex.search import playback, status
 from vfindex.search.engine import SearchEngine
+from vfindex.search.outline.records import ChapterList
 from vfindex.search.query.ast import Filters, Moment, Part, Query, Term
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.image import Pictures
@@ -80,7 +81,7 @@ def test_every_parameter_and_field_has_its_row() -> None:
 
 
 # Those of tasks beyond one search are described in docs/cli.md, with their commands.
-_KINDS = {*Record.__subclasses__(), playback.Playback, status.Status}
+_KINDS = {*Record.__subclasses__(), playback.Playback, status.Status, ChapterList}
 RECORDS = sorted((kind for kind in _KINDS if ".understanding." not in kind.__module__), key=lambda kind: kind.__name__)
 UNITS = {"_s": "s", "_ms": "ms", "_px": "px", "_deg": "degrees"}
 
