@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.formats import Exported, Settings
     from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.export.selection import Selection
-    from vfindex.search.outline.records import ChapterList
+    from vfindex.search.outline.records import ChapterList, Digest
     from vfindex.search.understanding.duplicates import DuplicateList
     from vfindex.search.understanding.unusual import UnusualList
 
@@ -245,6 +245,21 @@ class SearchService(VideoFiles, UserWriting):
             found = existing_video(video, name)
             return chapters_of(snapshots[number], found, least_s=least_s, detect=detect, progress=progress)
 
+    @again_if_changed
+    def digest(self, name: str | Path, *, length_s: float | None = None, words: int | None = None) -> Digest:
+        """Return excerpts and sentences that stand for a video. name: a path, or a fingerprint.
+
+        length_s: of the excerpts together, at most; None: 30. words: of the sentences, at most; None: 100. Raises
+        QueryError, UsageError, LibraryError.
+        """
+        from vfindex.search.outline.digest import Wanted, digest_of
+        from vfindex.search.outline.records import DIGEST_LENGTH_S, DIGEST_WORDS
+
+        wanted = Wanted(DIGEST_LENGTH_S if length_s is None else length_s, DIGEST_WORDS if words is None else words)
+        with self.opened() as (libraries, snapshots):
+            number, video = video_among(snapshots, name)
+            return digest_of(libraries[number], snapshots[number], existing_video(video, name), wanted)
+
     def export(
         self,
         chosen: Chosen,
@@ -254,7 +269,7 @@ class SearchService(VideoFiles, UserWriting):
         settings: Settings | None = None,
         track: ModalityName | None = None,
     ) -> Exported:
-        """Return hits, marks, or a video (a part of it: `span`) as a file for another program, see `export.formats`.
+        """Return hits, marks, a digest or a video (of it `span`) as a file for another program, see `export.formats`.
 
         settings: of a timeline. track: whose text is written, see `transcript`. Raises QueryError, UsageError.
         """
@@ -264,7 +279,7 @@ class SearchService(VideoFiles, UserWriting):
 
     @again_if_changed
     def selection(self, chosen: Chosen, span: Span = (None, None), tracks: tuple[ModalityName, ...] = ()) -> Selection:
-        """Return hits, marks, or a video as excerpts of files. tracks: whose text they have. Raises QueryError."""
+        """Return hits, marks, a digest or a video as excerpts of files. tracks: whose text. Raises QueryError."""
         from vfindex.search.export.gather import selection_of
 
         with self.opened() as (_, snapshots):

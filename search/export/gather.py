@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vfindex.search.export.selection import Excerpt, Selection, Source, one_line, source_of, words_in
+from vfindex.search.outline.records import Digest
 from vfindex.search.query.values import is_number
 from vfindex.search.results import Hits, MarkList, VideoInfo
 from vfindex.search.stills import FrameReader
@@ -19,7 +20,7 @@ from vfindex.storage.records import FileFacts, Segment
 
 # [start, end) in seconds of a video's own times; None: from its beginning, to its end.
 Span = tuple[float | None, float | None]
-Chosen = Hits | MarkList | VideoInfo
+Chosen = Hits | MarkList | VideoInfo | Digest
 
 
 def selection_of(
@@ -29,7 +30,7 @@ def selection_of(
     tracks: tuple[ModalityName, ...],
     reader: FrameReader | None,
 ) -> Selection:
-    """Return hits, marks or a video as a selection. span: of a video. tracks: whose text each excerpt has.
+    """Return hits, marks, a digest or a video as a selection. span: of a video. tracks: whose text each excerpt has.
 
     reader: of what the library does not know of a file.
     Marks of grade 0, and of videos without a file, are left out. Raises QueryError.
@@ -39,6 +40,8 @@ def selection_of(
         return replace(_of_video(videos, chosen, span), tracks=tracks)
     if span != (None, None):
         raise QueryError("a span is of one video; hits and marks have their own")
+    if isinstance(chosen, Digest):
+        return replace(_of_digest(videos, chosen), tracks=tracks)
     return replace(_of_hits(videos, chosen) if isinstance(chosen, Hits) else _of_marks(videos, chosen), tracks=tracks)
 
 
@@ -126,6 +129,19 @@ def _of_marks(videos: _Videos, marks: MarkList) -> Selection:
     notes = [f"{counted(rejected, 'mark')} of grade 0 left out"] if rejected else []
     notes += [*_left(len(wanted) - len(excerpts), "mark"), *videos.notes]
     return Selection(names[0] if len(names) == 1 else "marks", tuple(excerpts), marks, tuple(notes))
+
+
+def _of_digest(videos: _Videos, digest: Digest) -> Selection:
+    source = videos.source(digest.fingerprint, digest.video)
+    excerpts = [
+        Excerpt(
+            source, n, each.start_s, each.end_s, segments=videos.words(digest.fingerprint, each.start_s, each.end_s)
+        )
+        for n, each in enumerate(digest.moments, start=1)
+        if source is not None
+    ]
+    left = _left(len(digest.moments) - len(excerpts), "moment")
+    return Selection(digest.title, tuple(excerpts), digest, (*left, *videos.notes))
 
 
 def _of_video(videos: _Videos, video: VideoInfo, span: Span) -> Selection:

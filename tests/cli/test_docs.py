@@ -61,6 +61,7 @@ def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -
         ("list",),
         ("show", "/videos/a.mp4"),
         ("chapters", "/videos/a.mp4"),
+        ("digest", "/videos/a.mp4"),
         ("remove", "/videos/a.mp4"),
         ("purge",),
         ("verify",),

@@ -31,6 +31,7 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
     "all": (("search", "x", "--all"), lambda service: service.search("x", min_confidence="none")),
     "show": (("show", "/videos/a.mp4"), lambda service: service.video("/videos/a.mp4")),
     "chapters": (("chapters", "/videos/a.mp4"), lambda service: service.chapters("/videos/a.mp4")),
+    "digest": (("digest", "/videos/a.mp4"), lambda service: service.digest("/videos/a.mp4")),
     "status": (("status",), lambda service: service.status()),
     "list": (("list", "longer:1s"), lambda service: service.videos("longer:1s")),
     "runs": (("runs", "list"), lambda service: service.runs()),
