@@ -21,12 +21,13 @@ from vfindex.storage.records import FloatArray
 STEP_S, TOLERANCE_S = 0.25, 0.5
 # A run ends at a longer gap. A shorter run, or one of fewer frames, is none: any two shots share a moment.
 GAP_S, LEAST_S, LEAST_FRAMES = 3.0, 3.0, 5
-# Frames that are compared beside the diagonal: at least so far from it, and at most so many of a run.
-BESIDE_S, MOST_BESIDE = 2.0, 200
+# Frames that are compared beside the diagonal: between so many seconds from it, because slow change, as of a terminal
+# that fills with text, makes all that is far away differ; and at most so many of a run.
+BESIDE_S, BEYOND_S, MOST_BESIDE = 2.0, 5.0, 200
 # Where little moves, many offsets are nearly the best; of these, the one whose run stands out most is taken.
 NEARLY = 0.8
-# Least evidence of a run. On the half of the planted copies that it was chosen on, unrelated videos had at most 3.7 and
-# copies in which something moves at least 6.9; docs/duplicates.md has the other half.
+# Least evidence of a run. On the half of the planted copies that it was chosen on, unrelated videos had at most 3.0 and
+# copies in which something moves at least 8.0; docs/duplicates.md has the other half.
 LEAST_EVIDENCE = 5.0
 
 
@@ -117,7 +118,8 @@ def _run(first: Frames, second: Frames, rows: NDArray[np.int64], places: NDArray
     similarity = float(np.mean(np.einsum("ij,ij->i", first.vectors[rows], second.vectors[places])))
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_BESIDE)).astype(np.int64))
     similar = first.vectors[rows[some]] @ second.vectors[places[some]].T
-    beside = np.abs(first_s[some][:, None] - first_s[some][None]) >= BESIDE_S
+    apart_s = np.abs(first_s[some][:, None] - first_s[some][None])
+    beside = (apart_s >= BESIDE_S) & (apart_s <= BEYOND_S)
     if not beside.any():
         return None
     usual = 1.0 - float(np.mean(similar[beside]))
