@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import plain, print_json
+from vfindex.cli.out_file import PNG, ForceOption, check_out_file, write_out_file
+from vfindex.cli.output import plain, print_json, say
+from vfindex.cli.render.progress import progress_bar
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from vfindex.search.evaluation.metrics import Difference, Figure
     from vfindex.search.evaluation.report import Evaluation
 
+Task = Literal["search", "classification"]
 NAME = "eval"
 EXAMPLE = "vfindex eval queries.jsonl --config default --config speech=0"
 # "0.706 [0.653, 0.755]" and a gap; the column of measures.
@@ -33,7 +36,7 @@ _EXAMPLES = 3
 def command(
     queries: Annotated[
         Path,
-        typer.Argument(metavar="QUERIES", help="Queries with known answers (docs/evaluation.md).", show_default=False),
+        typer.Argument(metavar="QUERIES", help="Queries, or labelled videos (docs/evaluation.md).", show_default=False),
     ],
     config: Annotated[
         list[str] | None,
@@ -43,6 +46,16 @@ def command(
         list[Path] | None, typer.Option(metavar="FILE", help="Evaluate a TREC run instead; repeat to compare.")
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Only the queries of this split.")] = None,
+    task: Annotated[
+        Task, typer.Option(metavar="NAME", help="search, or classification of labelled videos.")
+    ] = "search",
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Classes, else the labels' names (docs/label.md).")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix of a classification (PNG).")
+    ] = None,
+    force: ForceOption = False,
     paragraphs: Annotated[
         bool, typer.Option("--paragraphs", help="Join the sentences of a video into one query.")
     ] = False,
@@ -56,6 +69,13 @@ def command(
     from vfindex.search.evaluation.datasets import read_questions
     from vfindex.search.evaluation.report import Evaluation
 
+    if task == "classification":
+        if config or run or paragraphs:
+            raise UsageError("--config, --run and --paragraphs are of searches; leave them out of a classification")
+        _classify(library_folder(library), queries, (split, classes, figure), force=force, json=json)
+        return
+    if classes or figure:
+        raise UsageError("--classes and --figure are of classifications; add --task classification")
     if config and run:
         raise UsageError("--config is for searches, and --run gives results already; use one of them")
     for chosen in (config or [], run or []):
@@ -73,6 +93,40 @@ def command(
         print_json(evaluation.to_dict())
     else:
         _print(evaluation)
+
+
+def _classify(
+    library: Path, truths: Path, chosen: tuple[str | None, Path | None, Path | None], *, force: bool, json: bool
+) -> None:
+    """Print how well the labels of a library are. chosen: the split, the file of classes, the picture to write."""
+    from vfindex.search.evaluation.classification import classify
+    from vfindex.search.evaluation.labelled_videos import read_labelled
+    from vfindex.search.understanding.labelling.classes import read_classes
+
+    split, classes, figure = chosen
+    if split is not None and not split.isdecimal():
+        raise UsageError(f"the splits are 1, 2 and 3, not {split!r}")
+    if figure is not None:
+        check_out_file(figure, "--figure", PNG, force=force)
+    labelled = read_labelled(truths, None if split is None else int(split))
+    with progress_bar("labelling clips") as progress:
+        found, absent = classify(library, labelled, None if classes is None else read_classes(classes), progress)
+    if figure is not None:
+        from vfindex.cli.render.confusion import confusion_picture
+
+        write_out_file(figure, "--figure", confusion_picture(found))
+    if json:
+        print_json({"truths": str(truths.absolute()), "absent": absent, **found.to_dict()})
+        return
+    figures, controls, gain = found.figures(), found.controls(), found.against_majority()
+    print(f"{counted(len(found.truth), 'video')} of {len(found.classes)} classes; {len(absent)} not in the library")
+    print(f"{'':20}{'labels':25}{'majority':25}chance")
+    for name, value in figures.items():
+        others = (_cell(of[name]) if name in of else "" for of in controls.values())
+        print(f"{name:20}{_cell(value):25}{''.join(f'{each:25}' for each in others)}".rstrip())
+    print(f"{'over majority':20}{_signed(gain)}")
+    if gain.low <= 0:
+        say("not better than chance here: the most frequent class does as well")
 
 
 def _judge_runs(paths: Sequence[Path], questions: Sequence[Question]) -> dict[str, Rankings]:

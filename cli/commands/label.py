@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +14,7 @@ import typer
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.out_file import ForceOption, check_new_file, out_file
 from vfindex.cli.output import path_text, plain, print_json, say
+from vfindex.cli.render.progress import progress_bar
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def command(
     if table is not None:
         check_new_file(table, "--csv", force=force)
     rows = None if table is None else partial(_write, table)
-    with _progress() as progress:
+    with progress_bar("labelling clips") as progress:
         done = label_library(folder, chosen, store=not dry_run, by_text=zero_shot, progress=progress, clip_rows=rows)
     if json:
         print_json(done.to_dict())
@@ -71,21 +70,6 @@ def command(
     if not done.better:
         say(f"{plain(done.classes)}: {NOT_BETTER}; nothing was stored (docs/label.md)")
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that draws how many clips are done, if standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("labelling clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("labelling", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(done: Labelling, *, dry_run: bool) -> None:

@@ -8,13 +8,19 @@ better.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.search.evaluation.labelled_videos import TIMES, LabelledVideo, label_of
 from vfindex.search.evaluation.metrics import Difference, Figure, compare
+from vfindex.search.understanding.labelling.classes import NONE, ClassSet, LabelClass
+from vfindex.search.understanding.labelling.label import Progress, video_shares
+from vfindex.storage.errors import QueryError, UsageError
 
 RESAMPLES = 2_000
 BINS = 10
@@ -141,3 +147,34 @@ def _figures(values: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[st
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     rows = zip(_MEASURES, values, low, high, strict=True)
     return {name: Figure(float(value), float(a), float(b)) for name, value, a, b in rows}
+
+
+def classify(
+    library: Path, truths: Sequence[LabelledVideo], classes: ClassSet | None, progress: Progress
+) -> tuple[Classification, list[str]]:
+    """Return the labels of the library's videos beside the true ones, and the names of videos that it lacks.
+
+    classes: None for those of the truths, by their names. Where a truth is `none`, none of these is a class; else the
+    most probable of the others counts. Raises UsageError for a label that is no class, QueryError if no video is there.
+    """
+    names = tuple(dict.fromkeys(each.label for each in truths if each.label != NONE))
+    chosen = ClassSet("truth", tuple(LabelClass(name) for name in names)) if classes is None else classes
+    if unknown := [name for name in names if name not in chosen.names]:
+        raise UsageError(f"{unknown[0]!r} is a label and no class of {chosen.name}; add it, or leave out --classes")
+    if len(chosen.classes) < 2:
+        raise UsageError("all videos have one label, so there is nothing to tell apart; give --classes")
+    is_open = any(each.label == NONE for each in truths)
+    known = (*chosen.names, NONE) if is_open else chosen.names
+    labels, seen, truth, shares = {each.stem: each.label for each in truths}, set[str](), list[int](), []
+    for path, own in video_shares(library, chosen, progress=progress):
+        stem = Path(path.decode(errors="surrogateescape")).stem
+        label = label_of(stem, labels)
+        if label is not None:
+            seen |= {stem, TIMES.sub("", stem)}
+            truth.append(known.index(label))
+            shares.append(own if is_open else own[:-1] / max(float(own[:-1].sum()), 1e-300))
+    if not truth:
+        raise QueryError(
+            "none of the labelled videos is in this library; they are compared by the names of their files"
+        )
+    return Classification(known, np.array(truth), np.stack(shares)), [each for each in labels if each not in seen]

@@ -166,17 +166,7 @@ def label_library(
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         state, items = library_state(snapshot), items_of(snapshot)
-        setup = LibraryMeta(snapshot).setup
-        if setup is None or not len(items.ids):
-            raise QueryError(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
-        is_by_examples = not by_text and any(each.examples for each in classes.classes)
-        method = "linear probe" if is_by_examples else "zero-shot"
-        classifier: Classifier
-        if is_by_examples:
-            classifier = _probe(snapshot, classes, items)
-        else:
-            spec, priors = reading_spec(snapshot)[0], LibraryMeta(snapshot).priors
-            classifier = zero_shot(classes.classes, QueryEncoder(library, setup), spec, priors, classes.modalities)
+        method, classifier = _classifier(library, snapshot, classes, items, by_text=by_text)
         chance, mixtures = _measured(snapshot, classifier, items)
         clips, videos = _labelled(snapshot, classifier, items, mixtures, progress)
         is_better = chance < MAX_CHANCE
@@ -195,6 +185,39 @@ def unlabel_library(folder: Path, classes: str) -> int:
     Library.open(folder).close()
     with writing(folder) as writer:
         return remove_labels(writer.catalog, classes)
+
+
+def video_shares(
+    folder: Path, classes: ClassSet, *, by_text: bool = False, progress: Progress = lambda done, total: None
+) -> Iterator[tuple[bytes, NDArray[np.float64]]]:
+    """Yield (path, (C + 1,) probabilities of the classes and of none) of each video with a file. Raises as above."""
+    library = Library.open(folder)
+    with library.snapshot() as snapshot:
+        items, done = items_of(snapshot), 0
+        _, classifier = _classifier(library, snapshot, classes, items, by_text=by_text)
+        _, (_, mixture) = _measured(snapshot, classifier, items)
+        for part in items.batches():
+            _, videos, pooled = read_features(snapshot, classifier, part)
+            named = snapshot.named(videos.tolist())
+            for video, shares in zip(videos.tolist(), mixture.probabilities(classifier.scores(pooled)), strict=True):
+                if named[video][1]:
+                    yield named[video][1][0], shares
+            done += len(part.ids)
+            progress(done, len(items.ids))
+
+
+def _classifier(
+    library: Library, snapshot: Snapshot, classes: ClassSet, items: Items, *, by_text: bool
+) -> tuple[str, Classifier]:
+    """Return the name of the method and the classifier. Raises QueryError for a library without clips."""
+    setup = LibraryMeta(snapshot).setup
+    if setup is None or not len(items.ids):
+        raise QueryError(f"the library {library.root} holds no videos yet; add some with: vfindex ingest VIDEOS")
+    if not by_text and any(each.examples for each in classes.classes):
+        return "linear probe", _probe(snapshot, classes, items)
+    spec, priors = reading_spec(snapshot)[0], LibraryMeta(snapshot).priors
+    encoder = QueryEncoder(library, setup)
+    return "zero-shot", zero_shot(classes.classes, encoder, spec, priors, classes.modalities)
 
 
 def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:

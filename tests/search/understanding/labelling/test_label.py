@@ -126,3 +126,26 @@ def test_the_command_says_where_it_is_no_better_than_chance(
     assert command(monkeypatch, "label", tmp_path / "kinds.txt", "--library", make_kinds(0.0)) == 1
     shown = capsys.readouterr()
     assert "not better than chance here" in shown.err and not shown.out
+
+
+def test_eval_measures_labels_against_truth(
+    kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, picture = tmp_path / "truth.jsonl", tmp_path / "confusion.png"
+    with SearchService(kinds) as service:
+        videos = [str((each.video or b"").decode()) for each in service.videos().videos]
+    rows = [{"video": each, "label": kind_of(each.encode())} for each in videos]
+    truth.write_text("\n".join(map(json.dumps, [*rows, {"video": "gone.mp4", "label": "sport"}])), encoding="utf-8")
+    arguments = ("eval", truth, "--task", "classification", "--library", kinds)
+    assert command(monkeypatch, *arguments, "--figure", picture, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["items"], document["classes"], document["absent"]) == (24, ["cooking", "sport", "none"], ["gone"])
+    assert document["figures"]["accuracy"]["value"] > 0.9 and document["against_majority"]["low"] > 0
+    assert document["controls"]["majority"]["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert command(monkeypatch, *arguments) == 0
+    assert "F1 (macro)" in capsys.readouterr().out
+    assert command(monkeypatch, "eval", truth, "--figure", picture, "--library", kinds) == 2
+    (tmp_path / "other.jsonl").write_text('{"video": "x", "label": "a"}\n{"video": "y", "label": "b"}\n')
+    assert command(monkeypatch, "eval", tmp_path / "other.jsonl", *arguments[2:]) == 1
+    assert "none of the labelled videos is in this library" in capsys.readouterr().err
