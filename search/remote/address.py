@@ -16,6 +16,26 @@ _MAX_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
+class Role:
+    """How messages speak of what answers at an address. secret: where its token belongs. sent: what is private."""
+
+    name: str
+    example: str
+    secret: str
+    sent: str
+    help: str
+
+
+LIBRARY = Role(
+    "a library",
+    "https://films.example:8421",
+    "put its token into VFINDEX_LIBRARY_TOKENS or the file library-tokens (docs/libraries.md)",
+    "its token, the questions and the answers",
+    " (docs/http.md says how to serve it)",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """The address of a server. path: what a proxy puts before every path, "" or as "/films"."""
 
@@ -25,13 +45,13 @@ class Address:
     path: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str, role: Role = LIBRARY) -> Address:
         """Return the address of `https://HOST[:PORT][/PATH]`, or `http://` on this machine. Raises UsageError."""
-        wrong = "is no address of a library; write it as https://films.example:8421"
+        wrong = f"is no address of {role.name}; write it as {role.example}"
         if "@" in text:  # the sentence does not repeat what may be a password
             raise UsageError(
-                "the address of a library may hold no user and no password, which others on this machine could read; "
-                "put its token into VFINDEX_LIBRARY_TOKENS or the file library-tokens (docs/libraries.md)"
+                f"the address of {role.name} may hold no user and no password, which others on this machine could "
+                f"read; {role.secret}"
             )
         try:
             parts = urlsplit(text)
@@ -50,10 +70,7 @@ class Address:
             raise UsageError(f"{_shown(text)} {wrong}")
         made = cls(parts.scheme, host, _PORTS[parts.scheme] if port is None else port, parts.path.rstrip("/"))
         if made.scheme == "http" and not made.is_loopback:
-            raise UsageError(
-                f"{made} is not encrypted: its token, the questions and the answers could be read on the network; "
-                "use https (docs/http.md says how to serve it)"
-            )
+            raise UsageError(f"{made} is not encrypted: {role.sent} could be read on the network; use https{role.help}")
         return made
 
     @property
