@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from vfindex import __version__
 from vfindex.cli.commands import (
+    ask,
     backup,
     chapters,
     corrections,
@@ -91,6 +92,7 @@ _COMMANDS = (
     similar,
     unusual,
     duplicates,
+    ask,
     opening,
     serve,
     mcp,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _OR_HOME = "and one for models with VFINDEX_CACHE, or set HOME to a folder that you may write to"
 _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may write to"
 _MAX_SECRETS = 10_000
+# Names the key of the endpoint that phrases answers of `ask`.
+LLM_KEY = "VFINDEX_LLM_KEY"
 # What may be a word or a file: -cars, -kite.
 _DASHED = re.compile(r"-[^\W\d_]\w")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

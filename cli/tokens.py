@@ -6,13 +6,13 @@ import os
 import secrets
 from pathlib import Path
 
-from vfindex.cli.options import data_folder, own_text
+from vfindex.cli.options import LLM_KEY, data_folder, own_text
 from vfindex.search.http.settings import Tokens
 from vfindex.storage.errors import UsageError
 
 TOKEN_NAMES = ("VFINDEX_TOKEN", "VFINDEX_READ_TOKEN")
 # Of other servers, see `members`; no run needs them either.
-SECRET_NAMES = (*TOKEN_NAMES, "VFINDEX_LIBRARY_TOKENS")
+SECRET_NAMES = (*TOKEN_NAMES, "VFINDEX_LIBRARY_TOKENS", LLM_KEY)
 _FILE = "serve-tokens"
 
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.export.selection import Selection
     from vfindex.search.outline.records import ChapterList, Digest
+    from vfindex.search.understanding.answering.ask import Answer
+    from vfindex.search.understanding.answering.endpoint import Endpoint
     from vfindex.search.understanding.duplicates import DuplicateList
     from vfindex.search.understanding.unusual import UnusualList
 
@@ -153,6 +155,25 @@ class SearchService(VideoFiles, UserWriting):
         from vfindex.search.understanding.duplicates import duplicates
 
         return duplicates(self.engine, _filters(filters, "duplicates"), progress or (lambda done, total: None))
+
+    @again_if_changed
+    def ask(
+        self,
+        question: str,
+        *,
+        video: str | Path | None = None,
+        top_k: int = 3,
+        show_all: bool = False,
+        endpoint: Endpoint | None = None,
+    ) -> Answer:
+        """Return the moments whose speech or text answers a question, quoted, see `understanding.answering.ask`.
+
+        video: only this one. show_all: also moments no better than chance. endpoint: phrases an answer if there is one.
+        Raises QueryError, UsageError, LibraryError.
+        """
+        from vfindex.search.understanding.answering.ask import ask
+
+        return ask(self, question, video=video, top_k=top_k, show_all=show_all, endpoint=endpoint)
 
     # --- videos -------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vfindex.search.results import Hit, Match
 
 _LINE_CHARS = 100
-_SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "recognised", "frames": "on the screen"}
+SOURCES = {"sidecar": "subtitle file", "embedded": "subtitles inside", "asr": "recognised", "frames": "on the screen"}
 
 
 def decimals(hits: Sequence[Hit]) -> int:
@@ -62,7 +62,7 @@ def _line(match: Match) -> str:
     text = f"{plain(', '.join(match.words))}: {shortened(plain(match.text), _LINE_CHARS)}"
     if match.start_s is None or match.end_s is None:
         return f"{text}  ({match.kind})"
-    source = ", ".join([str(_SOURCES.get(match.source or "", match.source)), *map(plain, match.speakers)])
+    source = ", ".join([str(SOURCES.get(match.source or "", match.source)), *map(plain, match.speakers)])
     where = f", {box_words(match.box)}" if match.box else ""
     when = f"{clock(match.start_s, tenths=True)}-{clock(match.end_s, tenths=True)}"
     when += "" if match.phrase_s is None else f", the phrase at {clock(match.phrase_s, tenths=True)}"

@@ -72,6 +72,12 @@ class QueryEncoder:
             vectors.update(zip(models, rows, strict=True))
         return {modality: vectors[model] for modality, model in models_of.items()}
 
+    def encode_passages(self, modality: ModalityName, texts: Sequence[str]) -> FloatArray:
+        """Return (n, dim) float32, rows of length 1: texts as a run embeds those of a modality. Raises ModelError."""
+        encoder = self._encoder(self._setup.query[modality])
+        with self._cores:
+            return encoder.encode_passages(texts)
+
     def _encoder(self, model: QueryModel) -> TextEncoder:
         from vfindex.storage.encoders.text import TextEncoder  # with ONNX Runtime, 30 ms that only a search takes
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from library_maker import axis, clip, install, video
 
@@ -53,6 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     for name in ("VFINDEX_LIBRARY", "VFINDEX_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(QueryEncoder, "encode", axis_one)
+    monkeypatch.setattr(QueryEncoder, "encode_passages", lambda _, __, texts: np.stack([axis(2)] * len(texts)))
 
     def invoke(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["vfindex", *map(str, arguments)])

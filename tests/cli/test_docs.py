@@ -66,6 +66,7 @@ def test_the_help_is_there_word_for_word(run: Any, arguments: tuple[str, ...]) -
         ("purge",),
         ("verify",),
         ("search", "x"),
+        ("ask", "x"),
     ],
 )
 def test_every_field_is_explained_and_no_other(run: Any, library: Path, arguments: tuple[str, ...]) -> None:

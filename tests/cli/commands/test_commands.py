@@ -16,7 +16,7 @@ import pytest
 
 from vfindex import __version__
 from vfindex.cli.app import command_line
-from vfindex.cli.commands import demo, ingest, remove, search, show, status, verify
+from vfindex.cli.commands import ask, demo, ingest, remove, search, show, status, verify
 from vfindex.cli.run import _progress
 from vfindex.indexer.models.hardware import usable_cores
 from vfindex.indexer.models.presets import BEST_DEFAULT, DEFAULT_PRESET, PRESETS
@@ -28,7 +28,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.storage.library import Library
 from vfindex.storage.writer import writing
 
-COMMANDS = {module.NAME: module for module in (ingest, search, status, show, remove, verify, demo)}
+COMMANDS = {module.NAME: module for module in (ingest, search, ask, status, show, remove, verify, demo)}
 READING = (("search", "a question"), ("status",), ("show", "/videos/a.mp4"), ("verify",))
 HEAVY = {"av", "faiss", "onnxruntime", "PIL", "ray", "rich", "sqlalchemy", "tokenizers", "torch"}
 

@@ -29,6 +29,7 @@ DOCUMENTS: dict[str, tuple[tuple[str, ...], Asked]] = {
         lambda service: service.search(images=[Like.parse("/videos/a.mp4@0:01")]),
     ),
     "all": (("search", "x", "--all"), lambda service: service.search("x", min_confidence="none")),
+    "ask": (("ask", "a question", "--all"), lambda service: service.ask("a question", show_all=True)),
     "show": (("show", "/videos/a.mp4"), lambda service: service.video("/videos/a.mp4")),
     "chapters": (("chapters", "/videos/a.mp4"), lambda service: service.chapters("/videos/a.mp4")),
     "digest": (("digest", "/videos/a.mp4"), lambda service: service.digest("/videos/a.mp4")),

@@ -1,0 +1,296 @@
+"""Answers from what is said and written in videos: the moments that answer a question, quoted word for word.
+
+Extractive question answering by passage retrieval (Voorhees 1999, TREC-8). The clips of the modalities with timed text
+are ranked as a search ranks them; the segments of the best ones are the quotations. Whether the library answers at all
+is a test against chance: a moment counts only if its score in a modality is above what background queries, which are
+about nothing in the library, reach in it (`calibration.labels`: at least the label `low`). Where a library has no
+calibration that separates the two, no moment is an answer, and the reason says so.
+
+A question for a number (`how many`, `which year`: the answer types of Li and Roth 2002) is answered only by a moment
+that has one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from vfindex.search.calibration.labels import META_KEY, Calibration, Label
+from vfindex.search.engine import answer
+from vfindex.search.libraries import existing_video
+from vfindex.search.query.ast import Filters, Query
+from vfindex.search.query.like import video_among
+from vfindex.search.query.request import Request
+from vfindex.search.rank.group import MERGED_SHARE, REACH_S
+from vfindex.search.results import Record
+from vfindex.search.understanding.answering.passages import Passage, score_passages
+from vfindex.storage.errors import LibraryError, QueryError
+from vfindex.storage.library import reading_spec
+from vfindex.storage.modalities import ModalityName, get_modality, modality_names
+from vfindex.storage.records import SEARCHABLE, Box, ClipKey, Segment, SegmentSource
+from vfindex.storage.text.tokenizer import plain_words
+
+if TYPE_CHECKING:
+    from vfindex.search.libraries import OpenLibraries
+    from vfindex.search.query.encode import QueryEncoder
+    from vfindex.search.results import Hit
+    from vfindex.search.understanding.answering.endpoint import Endpoint
+    from vfindex.search.understanding.answering.phrase import Phrased
+    from vfindex.storage.db.reader import Snapshot
+    from vfindex.storage.db.videos import StoredVideo
+
+TOP_K, MAX_TOP_K = 3, 20
+# Segments quoted of a moment; a clip of ten seconds has two to four of speech, a screen may have dozens.
+MAX_QUOTATIONS = 4
+NOT_SAID = "the library does not say"
+_CHANCE = "not better than chance here: "
+# Moments that another rule leaves out are replaced by those after them.
+_SPARE = 3
+_FOR_NUMBER = re.compile(r"\bhow many\b|\b(?:what|which) year\b", re.IGNORECASE)
+_NUMBER_WORDS = """
+    zero none one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion
+"""
+_NUMBERS = frozenset(_NUMBER_WORDS.split())
+_TIMES = frozenset({"start_s", "end_s"})
+
+
+@dataclass(frozen=True, slots=True)
+class Quotation(Record):
+    """A segment, word for word. words: those of the question in it. Otherwise as `Match`."""
+
+    rounded: ClassVar[frozenset[str]] = _TIMES
+
+    text: str
+    track: ModalityName
+    source: SegmentSource
+    start_s: float
+    end_s: float
+    words: tuple[str, ...]
+    box: Box | None
+    speakers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment(Record):
+    """A clip whose quotations may answer the question. rank: from 1. share, confidence: as of a hit."""
+
+    rounded: ClassVar[frozenset[str]] = _TIMES
+
+    rank: int
+    library: Path | str
+    video: bytes | None
+    key: ClipKey
+    start_s: float
+    end_s: float
+    score: float
+    share: float | None
+    confidence: Label | None
+    quotations: tuple[Quotation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Record):
+    """What the libraries say to a question.
+
+    says: whether a moment is better than chance; None if the libraries cannot tell. reason: why there is no answer,
+    None if there is one. moments: best first. phrased: by an endpoint, None if none was asked.
+    """
+
+    question: str
+    video: bytes | None
+    says: bool | None
+    reason: str | None
+    moments: tuple[Moment, ...]
+    phrased: Phrased | None
+
+
+def ask(
+    libraries: OpenLibraries,
+    question: str,
+    *,
+    video: str | Path | None = None,
+    top_k: int = TOP_K,
+    show_all: bool = False,
+    endpoint: Endpoint | None = None,
+) -> Answer:
+    """Return the moments whose speech or text answers a question.
+
+    video: only this one. show_all: also moments no better than chance. endpoint: phrases an answer, if there is one.
+    Raises QueryError for a question without words, or if nothing is said or written; LibraryError, UsageError.
+    """
+    if not isinstance(question, str) or not question.split():
+        raise QueryError("the question has no words")
+    if not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
+        raise QueryError(f"top_k must be a whole number from 1 to {MAX_TOP_K}, not {top_k!r}")
+    for engine in libraries.engines:
+        engine.searcher()  # an empty library says so
+    with libraries.opened() as (_, snapshots):
+        path = None if video is None else _path_of(snapshots, video)
+        _check_text(snapshots, video)
+        uncalibrated = _why_uncalibrated(snapshots)
+        has_scores = all(reading_spec(each)[0].weights_are_open for each in snapshots)
+    found = _moments(libraries, question, path, top_k) if has_scores else []
+    says = _says(found) if has_scores else None
+    not_said = "the video does not say" if video is not None else NOT_SAID
+    reason = None if says else not_said if says is False else f"{_CHANCE}{uncalibrated}"
+    kept = [each for each in found if show_all or (says and each.confidence not in (None, "none"))][:top_k]
+    moments = tuple(replace(each, rank=rank) for rank, each in enumerate(kept, start=1))
+    phrased = None
+    if says and endpoint is not None:
+        from vfindex.search.understanding.answering.phrase import phrase
+
+        phrased = phrase(endpoint, question, [" / ".join(q.text for q in each.quotations) for each in moments])
+    return Answer(question, path, says, reason, moments, phrased)
+
+
+def _path_of(snapshots: Sequence[Snapshot], name: str | Path) -> bytes:
+    """Return the first path of a searchable video. Raises LibraryError, UsageError."""
+    _, video = video_among(snapshots, name)
+    video = existing_video(video, name)
+    if video.state not in SEARCHABLE or not video.locations:
+        raise LibraryError(f"{os.fsdecode(name)} is not fully indexed; look it up with: vfindex show")
+    return video.locations[0].path
+
+
+def _check_text(snapshots: Sequence[Snapshot], name: str | Path | None) -> None:
+    """Raise QueryError if nothing is said or written: in the libraries, or in one video."""
+    if name is not None:
+        number, video = video_among(snapshots, name)
+        if video is not None and not any(each.track in tracks() for each in snapshots[number].segments(video.id)):
+            raise QueryError(f"nothing is said or written in {os.fsdecode(name)}, as far as it was read: vfindex show")
+    elif not any(each.modality_counts().get(track) for each in snapshots for track in tracks()):
+        raise QueryError(
+            "nothing is said or written in this library: it has no speech and no text on the screen; "
+            "to add what it lacks, run: vfindex upgrade"
+        )
+
+
+def _why_uncalibrated(snapshots: Sequence[Snapshot]) -> str:
+    """Return why scores of these libraries may not tell an answer from chance, as a clause."""
+    for snapshot in snapshots:
+        fusion = reading_spec(snapshot)[0].fusion
+        if fusion != "concat":
+            return f"scores of the fusion {fusion} are not calibrated; for that run: vfindex rebuild --fusion concat"
+        calibration = Calibration.from_json(snapshot.get(META_KEY))
+        if calibration is None:
+            return "the scores of this library are not calibrated yet, which its next vfindex ingest does"
+        lacking = {m: each for m, each in calibration.modalities.items() if m in tracks() and not each.is_reliable}
+        if lacking:
+            return ", ".join(f"{m} has {each.reason()}" for m, each in lacking.items())
+    return "the weights of this library have changed since its scores were calibrated; run: vfindex ingest"
+
+
+def tracks() -> tuple[ModalityName, ...]:
+    """Return the modalities whose evidence is text with times, and nothing else."""
+    kinds = [get_modality(name) for name in modality_names()]
+    return tuple(kind.name for kind in kinds if kind.has_segments and not kind.has_documents)
+
+
+def text_weights() -> dict[ModalityName, float]:
+    """Return weights that leave out all modalities whose evidence is no text with times."""
+    return {name: 0.0 for name in modality_names() if name not in tracks()}
+
+
+def _moments(libraries: OpenLibraries, question: str, path: bytes | None, top_k: int) -> list[Moment]:
+    """Return the moments of the best clips, best first; without those that lack a number if one is asked for."""
+    query = Query.plain(question)
+    if path is not None:
+        query = replace(query, filters=Filters(inside=(escape(os.fsdecode(path)),)))
+    depth = top_k + _SPARE
+    hits = answer(libraries.engines, Request(query, top_k=depth, per_video=depth, weights=text_weights()))
+    moments = []
+    with libraries.opened() as (opened, snapshots):
+        for library, snapshot, engine in zip(opened, snapshots, libraries.engines, strict=True):
+            own = [hit for hit in hits if hit.library == library.root]
+            moments += _quoted(own, question, snapshot, engine.searcher().encoder)
+    return _distinct(sorted(moments, key=lambda each: (-each.score, each.rank)))
+
+
+def _distinct(moments: Sequence[Moment]) -> list[Moment]:
+    """Return the moments without those that quote nothing new: hits of one video share segments at their ends."""
+    seen: set[tuple[object, ...]] = set()
+    distinct = []
+    for each in moments:
+        quoted = {(each.key.fingerprint, q.track, q.start_s, q.text) for q in each.quotations}
+        if not quoted <= seen:
+            distinct.append(each)
+        seen |= quoted
+    return distinct
+
+
+def _quoted(hits: Sequence[Hit], question: str, snapshot: Snapshot, encoder: QueryEncoder) -> list[Moment]:
+    """Return the moments of the hits of one library that can be quoted."""
+    videos = [snapshot.video_with(hit.key.fingerprint) for hit in hits]
+    found = [
+        (0 if video is None else video.id, _segments(snapshot, video, hit))
+        for video, hit in zip(videos, hits, strict=True)
+    ]
+    scored = score_passages(snapshot, encoder, question, found)
+    moments = [_moment(hit, _chosen(passages)) for hit, passages in zip(hits, scored, strict=True) if passages]
+    wants_number = _FOR_NUMBER.search(question) is not None
+    return [each for each in moments if not wants_number or _has_number(each.quotations)]
+
+
+def _says(moments: Sequence[Moment]) -> bool | None:
+    labels = {each.confidence for each in moments}
+    if labels - {None, "none"}:
+        return True
+    return None if None in labels else False
+
+
+def _segments(snapshot: Snapshot, video: StoredVideo | None, hit: Hit) -> list[Segment]:
+    """Return the segments during a hit that may be quoted, in order of time; none of a video that has left."""
+    return [
+        each
+        for each in ([] if video is None else snapshot.segments(video.id))
+        if each.track in tracks() and each.text.strip() and each.start_s < hit.end_s and each.end_s > hit.start_s
+    ]
+
+
+def _chosen(passages: Sequence[Passage]) -> list[Passage]:
+    """Return the best passage, and others that score nearly as well and are near it in time, each segment once."""
+    chosen: list[Passage] = []
+    for each in passages:
+        quoted = {id(segment) for one in chosen for segment in one.segments}
+        best = chosen[0] if chosen else each
+        is_near = each.start_s < best.end_s + REACH_S and each.end_s > best.start_s - REACH_S
+        new = [segment for segment in each.segments if id(segment) not in quoted]
+        if new and is_near and (not chosen or each.score >= MERGED_SHARE * best.score):
+            if len(quoted) + len(new) > MAX_QUOTATIONS:
+                break
+            chosen.append(replace(each, segments=tuple(new)))
+    return chosen
+
+
+def _moment(hit: Hit, passages: Sequence[Passage]) -> Moment:
+    quotations = [
+        Quotation(each.text, each.track, each.source, each.start_s, each.end_s, passage.words, each.box, each.speakers)
+        for passage in passages
+        for each in passage.segments
+    ]
+    return Moment(
+        rank=hit.rank,
+        library=hit.library,
+        video=hit.video,
+        key=hit.key,
+        start_s=min(each.start_s for each in quotations),
+        end_s=max(each.end_s for each in quotations),
+        score=max(each.score for each in passages),
+        share=hit.share,
+        confidence=hit.confidence,
+        quotations=tuple(sorted(quotations, key=lambda each: each.start_s)),
+    )
+
+
+def _has_number(quotations: Sequence[Quotation]) -> bool:
+    return any(
+        word in _NUMBERS or any(char.isdigit() for char in word)
+        for each in quotations
+        for word in plain_words(each.text)
+    )
