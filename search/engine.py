@@ -30,9 +30,9 @@ from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Request
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.examples import example_results, find_examples, query_vectors
-from vfindex.search.rank.query_vectors import sample_images
+from vfindex.search.rank.query_vectors import QueryVectors, sample_images
 from vfindex.search.rank.source import Statistics, local_sources, total
-from vfindex.search.results import Hits, Missing
+from vfindex.search.results import Feedback, Hits, Missing
 from vfindex.storage.errors import (
     IndexUnusable,
     LibraryChanged,
@@ -194,13 +194,32 @@ def _hits(
         sample = sample_images(views[0], images, alone=True) if alone and views else total(statistics, query).sample
         elsewhere = [total([*statistics[:n], *statistics[n + 1 :]], query) for n in range(len(statistics))]
         vectors = query_vectors(encoded, images, sample.spreads(), views[0].spec) if views else []
+        feedback = None
+        if request.judged:
+            vectors, feedback = _moved(views, members, vectors, request)
         sources, seen = local_sources(read, query, vectors, None if alone else elsewhere[: len(read)])
         shown = [result for view in views for result in example_results(view, examples, vectors[0])]
         for number, member in enumerate(members):
             member.begin(elsewhere[len(read) + number], sample.spreads(), (seen, members[:number]), examples)
         shown += [result for member in members for result in member.examples()] if examples else []
         facts = [*(Facts.of(view, query) for view in views), *(member.facts for member in members)]
-        return find_hits([*sources, *members], facts, encoded, request, shown)
+        hits = find_hits([*sources, *members], facts, encoded, request, shown)
+        hits.feedback = feedback
+        return hits
+
+
+def _moved(
+    views: Sequence[View], members: Sequence[RemoteMember], vectors: Sequence[QueryVectors], request: Request
+) -> tuple[list[QueryVectors], Feedback]:
+    """Return the vectors of a question that judged clips move, and how far. Raises UsageError, QueryError."""
+    from vfindex.search.rank.feedback import moved
+
+    if len(views) + len(members) > 1:
+        raise UsageError("judgements move the question in one library; search it alone")
+    if len(vectors) > 1:
+        raise QueryError("judgements move a question of one moment; leave out then, near and within")
+    found = moved(views[0], vectors[0], request.judged)
+    return [found.query], Feedback(len(request.judged), found.used, found.cosines)
 
 
 def _open(members: Sequence[RemoteMember], libraries: Sequence[Library], views: Sequence[View]) -> None:

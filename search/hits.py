@@ -92,7 +92,7 @@ def find_hits(
     """Return the best hits of all libraries. facts: of each. examples: clips among the images of the query."""
     results = retrieve(sources, encoded.query, (request.top_k, request.per_video), examples)
     found = _found(sources, results)
-    stored = [None if encoded.has_images else each.calibration for each in facts]
+    stored = [None if encoded.has_images or request.judged else each.calibration for each in facts]
     labeller = Labeller.of(stored, encoded.query, facts[0].weights)
     lacking = [m for m in modality_names() if not any(m in each.models for each in facts)]
     return Hits(

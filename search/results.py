@@ -160,11 +160,24 @@ class Missing(Record):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Feedback(Record):
+    """How judgements moved a question. judged: how many there are. used: of clips that the library has.
+
+    cosines: modality -> cosine of the moved to the question, in the centred space.
+    """
+
+    judged: int
+    used: int
+    cosines: Mapping[ModalityName, float]
+
+
 class Hits(list[Hit]):
     """Hits, best first.
 
     query, images, like: what was searched for. hints: other readings of the query; they change no hit. found: how many
-    hits there were before those of low confidence were left out. missing: libraries that are not among them.
+    hits there were before those of low confidence were left out. missing: libraries that are not among them. feedback:
+    how judgements moved the question, None without any.
     """
 
     def __init__(
@@ -182,6 +195,7 @@ class Hits(list[Hit]):
         self.query, self.images, self.like = query, images, like
         self.found = len(self) if found is None else found
         self.missing: tuple[Missing, ...] = ()
+        self.feedback: Feedback | None = None
 
     def with_confidence(self, least: Label | None) -> Hits:
         """Return the hits with the label `least` or a better one; None: all but those no better than chance.
@@ -200,7 +214,7 @@ class Hits(list[Hit]):
 
     def _of(self, hits: Iterable[Hit]) -> Hits:
         chosen = Hits(hits, self.hints, query=self.query, images=self.images, like=self.like, found=self.found)
-        chosen.missing = self.missing
+        chosen.missing, chosen.feedback = self.missing, self.feedback
         return chosen
 
     @property
@@ -227,6 +241,7 @@ class Hits(list[Hit]):
             "hints": _plain(self.hints),
             "missing": _plain(self.missing),
             "labels": self.labels,
+            **({} if self.feedback is None else {"feedback": self.feedback.to_dict()}),
             "hits": [hit.to_dict() for hit in self],
         }
 

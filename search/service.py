@@ -80,14 +80,17 @@ class SearchService(VideoFiles, UserWriting):
         exact: bool = False,
         timeout_s: float | None = None,
         min_confidence: Label | None = None,
+        feedback: bool = False,
     ) -> Hits:
         """Return the hits of `SearchEngine.search` that are better than chance, or of a library without labels, all.
 
-        min_confidence: only hits with this label or a better one; `none`: all hits.
+        min_confidence: only hits with this label or a better one; `none`: all hits. feedback: judgements of this very
+        question, by anybody, move it (docs/feedback.md); such hits have no label.
         """
         check_label(min_confidence)
         weights = {} if weights is None else weights
-        request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s)
+        judged = self.judged(str(text)) if feedback else ()
+        request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s, judged)
         return answer(self.engines, request, self.remotes).with_confidence(min_confidence)
 
     @again_if_changed

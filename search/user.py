@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vfindex.search.libraries import OpenLibraries, existing_video
 from vfindex.search.query.like import Like, clip_among, video_among
 from vfindex.search.query.parser import parse
+from vfindex.search.query.request import Judged
 from vfindex.search.results import ListInfo, ListList, MarkInfo, MarkList, SavedList
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.library import again_if_changed
@@ -67,6 +68,15 @@ class UserWriting(OpenLibraries):
                 for mark in marks_with_paths(snapshot, data.marks(list_=list_, question=question)).marks
             ]
         return MarkList(tuple(sorted(found, key=lambda mark: mark.at) if len(snapshots) > 1 else found))
+
+    def judged(self, question: str) -> list[Judged]:
+        """Return the judgements of a question in the first library, the oldest first."""
+        marks = self._written().marks(question=question)
+        return [
+            Judged(ClipKey(mark.moment.fingerprint, mark.moment.start_ms), mark.grade)
+            for mark in marks
+            if mark.grade is not None
+        ]
 
     def remove_marks(self, ids: Iterable[int], video: str | None = None) -> MarkList:
         """Delete marks, all or none; return them. Raises UsageError for an id that no mark has.

@@ -18,7 +18,7 @@ from vfindex.cli.output import clock, plain, print_json, say, say_hints, shorten
 from vfindex.cli.render.explain import confidence, decimals, explained, write_sheet
 from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.query.ast import Combination
-from vfindex.storage.errors import QueryError, UsageError, VideoError
+from vfindex.storage.errors import QueryError, UsageError, VideoError, counted
 from vfindex.storage.modalities import modality_names
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command(
     ] = None,
     clip: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE@A-B", help="Find clips like this part of a file (repeatable)."),
+        typer.Option(metavar="FILE@A-B", help="Find clips like part of a file (repeatable)."),
     ] = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="K", min=1, max=1000, help="Number of hits.")] = 10,
     per_video: Annotated[int, typer.Option(metavar="N", min=1, help="Hits per video at most.")] = 1,
@@ -73,10 +73,11 @@ def command(
     combine: Annotated[Combination, typer.Option(metavar="HOW", help="Fuse scores: convex; ranks: rrf.")] = "convex",
     min_confidence: Annotated[
         Label | None,
-        typer.Option(metavar="LABEL", help=f"Only hits with this label or a better one: {', '.join(LABELS)}."),
+        typer.Option(metavar="LABEL", help=f"The least label of a hit: {', '.join(LABELS)}."),
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show hits no better than chance, too.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Scan all clips instead of using the index.")] = False,
+    feedback: Annotated[bool, typer.Option("--feedback", help="Let judgements of this question move it.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show what makes up each score.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the hits as a contact sheet (PNG).")] = None,
     force: ForceOption = False,
@@ -108,6 +109,7 @@ def command(
             combine=combine,
             exact=exact,
             min_confidence="none" if show_all else min_confidence,
+            feedback=feedback,
         )
     except QueryError as exc:
         if exc.position is not None and text.strip() and not json:
@@ -118,7 +120,7 @@ def command(
     if json:
         print_json(hits.to_dict())
     else:
-        _say(hits)
+        _say(hits, feedback=feedback, explain=explain)
         if hits:
             from vfindex.cli.last_search import keep
 
@@ -128,13 +130,27 @@ def command(
         raise typer.Exit(EXIT_MISSING if hits.missing else EXIT_NO_MATCH)
 
 
-def _say(hits: Hits) -> None:
+def _say(hits: Hits, *, feedback: bool, explain: bool) -> None:
     """Print what a reader should know besides the hits."""
     say_hints(hits.hints)
+    if feedback:
+        _say_feedback(hits, explain=explain)
     for each in hits.missing:
         say(f"{plain(each.library)}: {plain(each.reason)}; its videos are not among the hits")
     if not hits:
         say(_NO_CONFIDENT_MATCH if hits.found else _NO_MATCH)
+
+
+def _say_feedback(hits: Hits, *, explain: bool) -> None:
+    """Print which judgements moved the question, and how far."""
+    moved = hits.feedback
+    if moved is None:
+        say("this question has no judgements: vfindex mark VIDEO@TIME --question TEXT --grade N")
+        return
+    say(f"moved by {moved.used} of {counted(moved.judged, 'judgement')}; to undo: vfindex marks --remove ID")
+    say("not better than without them in the measurement (docs/feedback.md)")
+    for modality, cosine in moved.cosines.items() if explain else ():
+        say(f"    {modality:7} cosine {cosine:.2f} to the question as typed")
 
 
 def _images(service: SearchService, files: list[Path], likes: list[str], clips: list[str]) -> list[Example]:

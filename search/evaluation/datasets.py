@@ -10,16 +10,22 @@ import csv
 import io
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vfindex.search.evaluation.metrics import Span
+from vfindex.storage.db.locations import paths_by_fingerprint
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.files.regular import read_file
+from vfindex.storage.library import Library
 from vfindex.storage.modalities import frame_modality
+from vfindex.storage.user.data import UserData
+from vfindex.storage.user.records import NAME as USER_DB
+from vfindex.storage.user.records import Mark
 
 # The largest collection, ActivityNet Captions, has 10 MB; a larger file is something else.
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -63,10 +69,14 @@ class Question:
 def read_questions(path: Path, *, split: str | None = None, paragraphs: bool = False) -> list[Question]:
     """Return the questions of a file in its order; the format is recognised by the content.
 
+    `user.db` of a library: the questions that people judged in it, in order of their first judgement.
+
     split: only this part. paragraphs: join all sentences about a video (DiDeMo, ActivityNet Captions) into one
     question, as in papers on video retrieval. Raises QueryError with the wrong line, UsageError for a split or
     paragraphs that the file does not have.
     """
+    if path.name == USER_DB:
+        return _from_marks(path, split=split, paragraphs=paragraphs)
     text = _read(path)
     read = _form(path, text)
     questions = list(_unique(path, read(path, text)))
@@ -103,6 +113,41 @@ def read_run(path: Path) -> dict[str, list[str]]:
 
 def _by_score(pair: tuple[str, float]) -> tuple[float, str]:
     return pair[1], pair[0]
+
+
+def _from_marks(path: Path, *, split: str | None, paragraphs: bool) -> list[Question]:
+    """Return the judged questions of a library, of a clip the newest judgement; missing videos are left out.
+
+    Raises QueryError without a judgement, UsageError for parts that judgements do not have, LibraryError.
+    """
+    if split is not None or paragraphs:
+        raise UsageError(f"{path} has judgements, which have neither parts nor paragraphs; leave these options out")
+    if not path.is_file():
+        raise QueryError(f"{path} is not there; judge clips first: vfindex mark VIDEO@TIME --question TEXT --grade N")
+    newest: dict[str, dict[tuple[str, int], Mark]] = {}
+    for mark in UserData.open(path.parent).marks():
+        if mark.grade is not None:
+            newest.setdefault(mark.question, {})[mark.moment.fingerprint, mark.moment.start_ms] = mark
+    if not newest:
+        raise QueryError(f"{path} has no judgements; make some: vfindex mark VIDEO@TIME --question TEXT --grade N")
+    with Library.open(path.parent).snapshot() as snapshot:
+        prints = {mark.moment.fingerprint for of in newest.values() for mark in of.values()}
+        paths = {name: os.fsdecode(at) for name, at in paths_by_fingerprint(snapshot, prints).items() if at is not None}
+    return [
+        Question(str(number), text, tuple(_judged_videos(of.values(), paths)))
+        for number, (text, of) in enumerate(newest.items(), start=1)
+    ]
+
+
+def _judged_videos(marks: Iterable[Mark], paths: Mapping[str, str]) -> Iterator[Relevant]:
+    """Yield the videos that marks judge relevant, each once, with the spans and the best grade of its marks."""
+    by_video: dict[str, list[Mark]] = {}
+    for mark in marks:
+        if mark.grade and mark.moment.fingerprint in paths:
+            by_video.setdefault(paths[mark.moment.fingerprint], []).append(mark)
+    for video, of in by_video.items():
+        spans = tuple((each.moment.start_ms / 1000, each.moment.end_ms / 1000) for each in of)
+        yield Relevant(video, max(each.grade or 0 for each in of), spans)
 
 
 # --- formats ------------------------------------------------------------------------------------------------------

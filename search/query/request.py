@@ -23,8 +23,19 @@ MAX_WEIGHT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """A clip that a person judged for a question. grade: 0 for not relevant, higher for more relevant."""
+
+    key: ClipKey
+    grade: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """What `SearchEngine.search` is called with. Raises QueryError for a value of a wrong type or out of range."""
+    """What `SearchEngine.search` is called with. judged: clips that move the question, see `rank.feedback`.
+
+    Raises QueryError for a value of a wrong type or out of range.
+    """
 
     text: str | Query
     images: Sequence[Example] = ()
@@ -34,6 +45,7 @@ class Request:
     combine: Combination = "convex"
     exact: bool = False
     timeout_s: float | None = None
+    judged: Sequence[Judged] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str | Query):

@@ -133,3 +133,13 @@ def test_removal_leaves_other_marks_alone(run: Any, chosen: Path) -> None:
     run("mark", "/videos/b.mp4@3")
     settings = RemovalSettings(lambda paths, tags, chapters: ("", ()))
     assert list(forget_path(chosen, [b"/videos/a.mp4"], settings)[1].left()) == []
+
+
+def test_feedback_is_shown_and_said_to_be_no_better(run: Any) -> None:
+    ran = run("search", "a goal", "--all", "--feedback")
+    assert "this question has no judgements" in ran.err
+    run("mark", PLACE, "--question", "a goal", "--grade", 3)
+    ran = run("search", "a goal", "--all", "--feedback", "--explain")
+    assert "moved by 1 of 1 judgement; to undo: vfindex marks --remove ID" in ran.err
+    assert "not better than without them in the measurement" in ran.err
+    assert "    visual  cosine " in ran.err
