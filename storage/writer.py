@@ -31,7 +31,8 @@ from vfindex.storage.library import Library, refuse_torn
 from vfindex.storage.meta import LibraryMeta, become_another, put_query_models, put_setup
 from vfindex.storage.migration import discard_former, migrate_by_copy
 from vfindex.storage.modalities import ModalityName
-from vfindex.storage.publication import LeftS, Publisher
+from vfindex.storage.next_index import LeftS
+from vfindex.storage.publication import Publisher
 from vfindex.storage.records import Setup, UnitResult
 from vfindex.storage.settings_backup import INODE, write_backup
 

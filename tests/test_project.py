@@ -114,7 +114,7 @@ ROOMS = {
         *("calibration", "rank", "query"),
     ),
     "storage": (
-        *("maintenance", "writer", "publication", "collections", "labels", "library", "settings_backup"),
+        *("maintenance", "writer", "publication", "next_index", "collections", "labels", "library", "settings_backup"),
         *("qdrant", "index", "meta", "user", "migration", "db"),
         *("encoders", "text"),
         *("joint", "files", "state_cache", "ids", "records", "modalities", "machine", "errors", "package"),

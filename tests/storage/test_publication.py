@@ -29,7 +29,7 @@ from vfindex.storage.index.ivf_pq import IvfPq, code_name
 from vfindex.storage.index.reader import JointIndex, files_of
 from vfindex.storage.index.segment import IndexSegment
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.publication import MOST_DRIFT
+from vfindex.storage.next_index import MOST_DRIFT
 from vfindex.storage.records import Clip, FloatArray, StoredFile
 from vfindex.storage.writer import Writer, writing
 
@@ -198,7 +198,7 @@ def test_merges_keep_segments_few(writer: Writer) -> None:
 
 def test_a_merge_must_fit_the_time_left(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "expected_s", lambda _, clips: clips)
-    monkeypatch.setattr("vfindex.storage.publication.expected_s", lambda _, clips: clips)
+    monkeypatch.setattr("vfindex.storage.next_index.expected_s", lambda _, clips: clips)
     for number in range(4):
         add(writer, f"new{number}", 100 + number, 8)
     writer.catalog.remove(b"/videos/v0")

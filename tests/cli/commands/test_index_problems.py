@@ -11,7 +11,7 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.indexer.runs import ingest as ingesting
 from vfindex.indexer.runs.report import Report
-from vfindex.storage import publication
+from vfindex.storage import next_index
 from vfindex.storage.writer import writing
 
 
@@ -53,7 +53,7 @@ def test_a_missing_index_is_reported_by_search_and_status(
 
 
 def test_a_removal_is_reported_even_if_no_index_passes(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publication, "refusal", lambda *_, **__: "it is worse")
+    monkeypatch.setattr(next_index, "refusal", lambda *_, **__: "it is worse")
     ran = run("remove", "/videos/b.mp4", "--library", folder)
     assert ran.code == 0 and "removed 1 file, 1 video from the library" in ran.out
     assert "the new joint index was not published: it is worse; searches stay correct" in ran.err

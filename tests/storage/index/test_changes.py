@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.storage import publication
+from vfindex.storage import next_index, publication
 from vfindex.storage.db import migrations
 from vfindex.storage.db.documents import TranscriptUpdate
 from vfindex.storage.db.reader import Generation
@@ -306,7 +306,7 @@ def test_what_no_publication_erased_is_erased_later(
         vectors_of = bytes(current(writer)[1].segments[0].rows[5:10])
         writer.catalog.remove(b"/videos/v1")
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-            patch.setattr(publication, "refusal", lambda *_, **__: "it is worse")
+            patch.setattr(next_index, "refusal", lambda *_, **__: "it is worse")
             if fault == "killed when committed":
                 patch.undo()
                 patch.setattr(publication.Publisher, "_drop_old_files", killed)
@@ -336,7 +336,7 @@ def test_old_vectors_are_seen_at_every_size_and_cured_at_once(
     writer: Writer, built: list[int], monkeypatch: pytest.MonkeyPatch, scanned: int, renamed: int
 ) -> None:
     monkeypatch.setattr(gate, "SCANNED_CLIPS", scanned)
-    monkeypatch.setattr(publication._Making, "extended", copied)
+    monkeypatch.setattr(next_index.NextIndex, "extended", copied)
     titles = unit(renamed)
     for number, title in enumerate(titles):
         writer.catalog.retitle(number + 1, "new", (), title)
@@ -349,7 +349,7 @@ def test_an_index_that_never_passes_leaves_everything_as_it_was(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, _ = current(writer)
-    monkeypatch.setattr(publication, "refusal", lambda *_, **__: "it is worse")
+    monkeypatch.setattr(next_index, "refusal", lambda *_, **__: "it is worse")
     writer.catalog.retitle(1, "new", (), unit(1)[0])
     with pytest.raises(NotPublished, match=r"not published: it is worse; .*run: vfindex verify"):
         writer.publish()

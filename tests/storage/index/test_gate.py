@@ -14,7 +14,7 @@ from library_maker import add_video, clip, install
 
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.runs.run import Callbacks, Run
-from vfindex.storage import publication
+from vfindex.storage import next_index
 from vfindex.storage.db.runs import last_run
 from vfindex.storage.errors import NotPublished
 from vfindex.storage.index import gate
@@ -92,7 +92,7 @@ def test_an_index_that_finds_too_little_is_refused(writer: Writer, monkeypatch: 
 
 def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index finds what a scan with its JointSpec finds; but that JointSpec has turned the vectors round."""
-    inner, refused = publication.estimate_spec, []
+    inner, refused = next_index.estimate_spec, []
 
     def turned(*arguments: Any) -> JointSpec:
         spec = inner(*arguments)
@@ -102,8 +102,8 @@ def test_statistics_that_lose_known_items_are_refused(writer: Writer, monkeypatc
         refused.append(gate.refusal(*arguments, **options))
         return refused[-1]
 
-    monkeypatch.setattr(publication, "estimate_spec", turned)
-    monkeypatch.setattr(publication, "refusal", noted)
+    monkeypatch.setattr(next_index, "estimate_spec", turned)
+    monkeypatch.setattr(next_index, "refusal", noted)
     with writer.library.snapshot() as snapshot:
         before = snapshot.generation()
     after = writer.publish()
