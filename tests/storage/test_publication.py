@@ -174,11 +174,11 @@ def test_search_parameters_are_tuned_once_for_a_size(writer: Writer, monkeypatch
     tuned: list[object] = []
     plain = builder.tuned_params
     monkeypatch.setattr(builder, "tuned_params", lambda *of: tuned.append(of) or plain(*of))
-    add(writer, "new2", 101, 40)
+    add(writer, "new2", 100, 40)
     *_, first, second = current(writer)[1].segments
     assert not tuned and first.tuned == second.tuned
     monkeypatch.setattr(builder, "is_enough", lambda *_: False)
-    add(writer, "new3", 102, 40)
+    add(writer, "new3", 100, 40)
     assert len(tuned) == 1, "what does not find enough here is tuned again"
 
 
