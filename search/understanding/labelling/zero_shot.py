@@ -22,7 +22,7 @@ from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse, fuse_qu
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray
 
-# Sets of background queries that stand in for the classes, to say what chance is.
+# Sets of texts that stand in for the classes, to say what chance is.
 PLACEBO_SETS = 1000
 _SEED = 0
 
@@ -48,19 +48,23 @@ class ZeroShot:
         return standardised(features @ self.classes.T, features @ self.background.T)
 
     def chance(self, features: FloatArray) -> float:
-        """Return the share of PLACEBO_SETS of as many background queries that fit these items as well as the classes.
+        """Return the share of PLACEBO_SETS of as many texts that fit these items as well as the classes do.
 
-        The fit of a set is the mean over items of its best score. Below 0.05 the classes tell more than chance does.
+        A permutation test (Fisher 1935): sets are drawn from the classes and the background queries together, so that
+        unrelated classes come below 0.05 once in 20 times, however many they are. The fit of a set is the mean over
+        items of its best score, in standard deviations of all these texts. Of more classes than background queries, as
+        many are drawn at random.
         """
-        null = features @ self.background.T  # (n, B)
-        own = float(self.scores(features).max(axis=1).mean())
-        placebo = standardised(null, null)
-        generator, size = np.random.default_rng(_SEED), min(len(self.classes), null.shape[1])
+        generator, size = np.random.default_rng(_SEED), min(len(self.classes), len(self.background))
+        own = self.classes[generator.choice(len(self.classes), size, replace=False)]
+        scores = features @ np.concatenate([own, self.background]).T
+        texts = standardised(scores, scores)  # (n, size + B)
+        fit = float(texts[:, :size].max(axis=1).mean())
         fits = [
-            float(placebo[:, generator.choice(null.shape[1], size, replace=False)].max(axis=1).mean())
+            float(texts[:, generator.choice(texts.shape[1], size, replace=False)].max(axis=1).mean())
             for _ in range(PLACEBO_SETS)
         ]
-        return (1 + sum(fit >= own for fit in fits)) / (1 + PLACEBO_SETS)
+        return (1 + sum(each >= fit for each in fits)) / (1 + PLACEBO_SETS)
 
 
 def zero_shot(
