@@ -153,7 +153,17 @@ def chance_of(features: FloatArray, examples: Examples) -> float:
 
 def binomial_tail(least: int, n: int, share: float) -> float:
     """Return the probability of `least` or more of n independent trials with this share."""
-    return math.fsum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(least, n + 1))
+    if least <= 0 or share >= 1:
+        return 1.0
+    logs = (
+        math.lgamma(n + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n - k + 1)
+        + k * math.log(share)
+        + (n - k) * math.log1p(-share)
+        for k in range(least, n + 1)
+    )  # of thousands of trials the coefficients are greater than any float
+    return min(1.0, math.fsum(map(math.exp, logs)))
 
 
 def _linear_model() -> Any:

@@ -64,6 +64,8 @@ def test_the_tail_of_a_binomial() -> None:
     assert binomial_tail(0, 5, 0.3) == pytest.approx(1)
     assert binomial_tail(2, 2, 0.25) == pytest.approx(1 / 16)
     assert binomial_tail(3, 4, 0.5) == pytest.approx(5 / 16)
+    assert binomial_tail(1, 1, 1.0) == binomial_tail(1, 2000, 1.0) == 1.0
+    assert binomial_tail(1000, 2000, 0.5) == pytest.approx(0.509, abs=0.001)  # its coefficients are above any float
 
 
 def test_wrong_examples_get_a_sentence(kinds: Path) -> None:
