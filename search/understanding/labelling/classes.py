@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vfindex.storage.errors import UsageError
-from vfindex.storage.files.regular import read_file
+from vfindex.storage.files.regular import regular
 from vfindex.storage.modalities import ModalityName, modality_names
-from vfindex.storage.text.folding import folded
 from vfindex.storage.text.tokenizer import plain_words
 
 # What "none of these" is called in results; no class may have this name.
@@ -60,14 +59,15 @@ def read_classes(path: Path) -> ClassSet:
     Raises UsageError, with the file and what is wrong in it.
     """
     built_in = _BUILT_IN.get(str(path))
-    source = Path(__file__).with_name(built_in) if built_in and not path.exists() else path
+    source = Path(__file__).with_name(built_in) if built_in and not path.is_file() else path
     try:
-        data = read_file(source)
+        with open(source, "rb", opener=regular) as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as exc:
         known = ", ".join(_BUILT_IN)
         raise UsageError(f"{path} cannot be read ({exc.strerror}); give a file of classes, or one of: {known}") from exc
     if len(data) > MAX_BYTES:
-        raise UsageError(f"{path} has {len(data):,} bytes; a file of classes has at most {MAX_BYTES:,}")
+        raise UsageError(f"{path} has more than {MAX_BYTES:,} bytes; a file of classes is smaller")
     try:
         return _checked(_parsed(data.decode("utf-8-sig"), path.stem))
     except (ValueError, TypeError, RecursionError) as exc:
@@ -87,7 +87,8 @@ def _parsed(text: str, stem: str) -> ClassSet:
     lines = [line.strip() for line in text.splitlines()]
     named = [line.removeprefix(_MODALITIES).split(",") for line in lines if line.startswith(_MODALITIES)]
     names = [line for line in lines if line and not line.startswith("#")]
-    return ClassSet(stem, tuple(LabelClass(_text(name, "name")) for name in names), _known(chain.from_iterable(named)))
+    classes = tuple(LabelClass(_text(name, "name")) for name in _listed(names, "classes", MAX_CLASSES))
+    return ClassSet(_text(stem, "name"), classes, _known(chain.from_iterable(named)))
 
 
 def _class(data: Any) -> LabelClass:
@@ -129,12 +130,12 @@ def _known(names: Iterable[Any]) -> tuple[ModalityName, ...]:
 
 def _checked(classes: ClassSet) -> ClassSet:
     """Return the set. Raises ValueError for one that cannot be told apart."""
-    names = [folded(name) for name in classes.names]
+    names = [plain_words(name) for name in classes.names]  # as `label:` compares them
     if len(names) < 2:
         raise ValueError("it needs two classes at least; what is of no class is none of these")
-    for name in classes.names:
-        if names.count(folded(name)) > 1:
-            raise ValueError(f"two classes are called {name!r}")
-        if folded(name) == NONE:
+    for name, words in zip(classes.names, names, strict=True):
+        if names.count(words) > 1:
+            raise ValueError(f"two classes are called {name!r}; case, accents and punctuation do not count")
+        if words == [NONE]:
             raise ValueError(f"no class can be called {name!r}: that is what is of no class")
     return ClassSet(classes.name, classes.classes, _known(classes.modalities))

@@ -55,12 +55,29 @@ def test_the_sets_that_come_with_it() -> None:
         ("{", "is no file of classes"),
         ("[" * 100_000, "is no file of classes"),
         ([f"class {n}" for n in range(2001)], "at most 2000"),
+        ("\n".join(f"class {n}" for n in range(2001)), "at most 2000"),
+        (["C", "C++"], "two classes are called 'C'"),
+        (["cooking", "(none)"], "no class can be called '(none)'"),
+        (" " * ((4 << 20) + 1), "more than 4,194,304 bytes"),
     ],
 )
 def test_a_wrong_file_gets_a_sentence(tmp_path: Path, data: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=r"kinds\.json") as raised:
         read_classes(written(tmp_path, data))
     assert reason in str(raised.value)
+
+
+def test_a_set_that_its_file_cannot_name_gets_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "kinds\udcff\n.txt"
+    path.write_text("cooking\nsport\n")
+    with pytest.raises(UsageError, match="a name must be text with a word in it"):
+        read_classes(path)
+
+
+def test_a_folder_of_the_name_of_a_set_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tone").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_classes(Path("tone")).names == ("positive", "neutral", "negative")
 
 
 def test_a_missing_file_names_the_sets_that_come_with_it(tmp_path: Path) -> None:
