@@ -90,9 +90,8 @@ def align(first: Frames, second: Frames, offsets_s: Sequence[float], usual: floa
 def _diagonal(first: Frames, second: Frames, offset_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the frames of the first video that the second has at this offset, and which of its frames these are."""
     wanted = first.times_s + offset_s
-    after = np.clip(np.searchsorted(second.times_s, wanted), 1, max(1, len(second.times_s) - 1))
-    after = np.minimum(after, len(second.times_s) - 1)
-    before = np.maximum(after - 1, 0)
+    found = np.searchsorted(second.times_s, wanted)
+    before, after = np.maximum(found - 1, 0), np.minimum(found, len(second.times_s) - 1)
     is_nearer = np.abs(second.times_s[before] - wanted) < np.abs(second.times_s[after] - wanted)
     places = np.where(is_nearer, before, after)
     rows = np.flatnonzero(np.abs(second.times_s[places] - wanted) <= TOLERANCE_S)

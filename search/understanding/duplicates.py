@@ -37,8 +37,8 @@ CLIPS_A_VIDEO, NEIGHBOURS = 16, 8
 MOST_OFFSETS = 320
 # Videos whose frames give the similarity that 90 % of unrelated frames do not reach, and frames of each.
 SAMPLE_VIDEOS, SAMPLE_FRAMES, USUAL_SHARE = 200, 8, 0.9
-# Frames of videos kept in memory: 64 films of two hours at one frame a second, of 384 dimensions, are 700 MB.
-KEPT_VIDEOS = 64
+# Frame vectors kept in memory: 50 films of two hours at one frame a second, of 384 dimensions, or 10,000 short videos.
+KEPT_BYTES = 1 << 29
 # A span that leaves out less of a video is the whole of it.
 WHOLE_SHARE = 0.9
 GroupKind = Literal["file", "whole", "part", "shared"]
@@ -130,7 +130,8 @@ def _freed(group: DuplicateGroup) -> int:
 
 def find_pairs(view: View, video_ids: Sequence[int], progress: Progress) -> list[Pair]:
     """Return the pairs of videos with a run, each once."""
-    reader, usual = _FrameReader(view), _usual(view)
+    reader = _FrameReader(view)
+    usual = _usual(view, reader)
     tried: set[tuple[int, int]] = set()
     pairs: list[Pair] = []
     for done, video_id in enumerate(video_ids, start=1):
@@ -154,15 +155,19 @@ def _votes(view: View, video_id: int) -> dict[int, Counter[float]]:
     own = snapshot.clips_of(video_id)
     ids = np.array(sorted(clip.id for clip in own), np.int64)
     chosen = {clip.id: clip for clip in spread(own, CLIPS_A_VIDEO)}
-    votes: dict[int, Counter[float]] = {}
+    near: list[tuple[StoredClip, list[int]]] = []
     dims = {modality: view.spec.parts[modality].dim}
     for part, rows in snapshot.batches(sorted(chosen), dims):
         for id_, vector in zip(part.tolist(), comparison_vectors(rows, view.spec, modality), strict=True):
             if not vector.any():
                 continue
             found, _ = nearest_clips(view, vector, NEIGHBOURS, modality, None, ids)
-            for other in snapshot.clips(found.tolist()).values():
-                votes.setdefault(other.video_id, Counter()).update(_offsets(chosen[id_], other))
+            near.append((chosen[id_], found.tolist()))
+    others = snapshot.clips(sorted({id_ for _, found in near for id_ in found}))
+    votes: dict[int, Counter[float]] = {}
+    for clip, found in near:
+        for other in (others[id_] for id_ in found if id_ in others):
+            votes.setdefault(other.video_id, Counter()).update(_offsets(clip, other))
     return votes
 
 
@@ -173,9 +178,9 @@ def _offsets(first: StoredClip, second: StoredClip) -> list[float]:
     return [STEP_S * step for step in range(int(low), int(high) + 1)]
 
 
-def _usual(view: View) -> float:
+def _usual(view: View, reader: _FrameReader) -> float:
     """Return the similarity that 90 % of the frames of different videos do not reach, by a sample."""
-    reader, parts, groups = _FrameReader(view), [], []
+    parts, groups = [], []
     for video_id in spread(view.snapshot.video_ids(), SAMPLE_VIDEOS):
         vectors = np.asarray(spread(list(reader.frames(video_id).vectors), SAMPLE_FRAMES), np.float32)
         parts += list(vectors)
@@ -187,17 +192,21 @@ def _usual(view: View) -> float:
 
 
 class _FrameReader:
-    """Frames of videos; the last ones read are kept."""
+    """Frames of videos; the last ones asked for are kept, up to KEPT_BYTES."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._kept: dict[int, Frames] = {}
+        self._kept_bytes = 0
 
     def frames(self, video_id: int) -> Frames:
-        frames = self._kept.pop(video_id, None) or self._read(video_id)
+        frames = self._kept.pop(video_id, None)
+        if frames is None:
+            frames = self._read(video_id)
+            self._kept_bytes += frames.vectors.nbytes
         self._kept[video_id] = frames
-        if len(self._kept) > KEPT_VIDEOS:
-            del self._kept[next(iter(self._kept))]
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).vectors.nbytes
         return frames
 
     def _read(self, video_id: int) -> Frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.search.service import SearchService
 from vfindex.search.understanding.duplicates import DuplicateGroup, DuplicateList
+from vfindex.storage.db.clips import StoredVectors
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.records import Clip, FloatArray, Location
 from vfindex.storage.writer import Writer, writing
@@ -116,6 +119,25 @@ def test_the_same_bytes_at_two_places_and_a_link(tmp_path: Path) -> None:
         [group] = service.duplicates().groups
     assert group.kind == "file"
     assert [(each.could_go, each.bytes) for each in group.copies] == [(False, 100), (True, 100), (True, 0)]
+
+
+def test_frames_of_short_videos_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number in range(70):
+            _add(writer, f"{number}.mp4", _scene(number, 5))
+    read: list[int] = []
+    vectors = Snapshot.vectors
+
+    def counting(self: Snapshot, ids: Sequence[int]) -> dict[int, StoredVectors]:
+        read.extend(ids)
+        return vectors(self, ids)
+
+    monkeypatch.setattr(Snapshot, "vectors", counting)
+    with SearchService(tmp_path) as service:
+        service.duplicates()
+    assert len(set(read)) == 70
+    assert len(read) == 70
 
 
 def test_what_cannot_be_compared_is_a_sentence(tmp_path: Path) -> None:
