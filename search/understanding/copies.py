@@ -36,16 +36,30 @@ def joined(pairs: Iterable[tuple[Member, Member, Run]]) -> list[tuple[list[Membe
     Pairs are in one group if they share a video with nearly the same span. A video with two such spans that only other
     videos join is in the group with the longer one.
     """
-    groups: list[tuple[list[Member], list[Run]]] = []
-    for first, second, run in pairs:
-        members, runs, others = [first, second], [run], []
-        for group in groups:
-            if any(each.is_same(known) for each in (first, second) for known in group[0]):
-                members, runs = group[0] + members, group[1] + runs
-            else:
-                others.append(group)
-        groups = [*others, (members, runs)]
-    return [(_longest(members), runs) for members, runs in groups]
+    of_pair: list[int] = []  # a pair -> another of its group, or itself
+    known: dict[int, dict[Member, int]] = {}  # video -> its spans, each with a pair that has it
+    listed = list(pairs)
+    for number, (first, second, _) in enumerate(listed):
+        of_pair.append(number)
+        for member in (first, second):
+            spans = known.setdefault(member.video, {})
+            for pair in [pair for span, pair in spans.items() if member.is_same(span)]:
+                of_pair[_group_of(of_pair, pair)] = _group_of(of_pair, number)
+            spans[member] = number
+    groups: dict[int, tuple[list[Member], list[Run]]] = {}
+    for number, (first, second, run) in enumerate(listed):
+        members, runs = groups.setdefault(_group_of(of_pair, number), ([], []))
+        members += [first, second]
+        runs.append(run)
+    return [(_longest(members), runs) for members, runs in groups.values()]
+
+
+def _group_of(of_pair: list[int], pair: int) -> int:
+    """Return the pair that stands for a pair's group, and shorten the way to it."""
+    while of_pair[pair] != pair:
+        of_pair[pair] = of_pair[of_pair[pair]]
+        pair = of_pair[pair]
+    return pair
 
 
 def _longest(members: Iterable[Member]) -> list[Member]:
