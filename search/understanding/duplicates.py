@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -131,7 +132,6 @@ def _freed(group: DuplicateGroup) -> int:
 def find_pairs(view: View, video_ids: Sequence[int], progress: Progress) -> list[Pair]:
     """Return the pairs of videos with a run, each once."""
     reader = _FrameReader(view)
-    usual = _usual(view, reader)
     tried: set[tuple[int, int]] = set()
     pairs: list[Pair] = []
     for done, video_id in enumerate(video_ids, start=1):
@@ -141,7 +141,7 @@ def find_pairs(view: View, video_ids: Sequence[int], progress: Progress) -> list
                 continue
             tried.add(pair)
             most = sorted(offset_s for offset_s, _ in offsets_s.most_common(MOST_OFFSETS))
-            run = align(reader.frames(video_id), reader.frames(other), most, usual)
+            run = align(reader.frames(video_id), reader.frames(other), most, reader.usual)
             if run is not None:
                 pairs.append(Pair(video_id, other, run))
         progress(done, len(video_ids))
@@ -178,19 +178,6 @@ def _offsets(first: StoredClip, second: StoredClip) -> list[float]:
     return [STEP_S * step for step in range(int(low), int(high) + 1)]
 
 
-def _usual(view: View, reader: _FrameReader) -> float:
-    """Return the similarity that 90 % of the frames of different videos do not reach, by a sample."""
-    parts, groups = [], []
-    for video_id in spread(view.snapshot.video_ids(), SAMPLE_VIDEOS):
-        vectors = np.asarray(spread(list(reader.frames(video_id).vectors), SAMPLE_FRAMES), np.float32)
-        parts += list(vectors)
-        groups += [video_id] * len(vectors)
-    if len(set(groups)) < 2:
-        return 0.0
-    table, owner = np.stack(parts), np.array(groups)
-    return float(np.quantile((table @ table.T)[owner[:, None] != owner[None]], USUAL_SHARE))
-
-
 class _FrameReader:
     """Frames of videos; the last ones asked for are kept, up to KEPT_BYTES."""
 
@@ -209,6 +196,19 @@ class _FrameReader:
             self._kept_bytes -= self._kept.pop(next(iter(self._kept))).vectors.nbytes
         return frames
 
+    @cached_property
+    def usual(self) -> float:
+        """The similarity that 90 % of the frames of different videos do not reach, by a sample."""
+        parts, groups = [], []
+        for video_id in spread(self._view.snapshot.video_ids(), SAMPLE_VIDEOS):
+            vectors = np.asarray(spread(list(self.frames(video_id).vectors), SAMPLE_FRAMES), np.float32)
+            parts += list(vectors)
+            groups += [video_id] * len(vectors)
+        if len(set(groups)) < 2:
+            return 0.0
+        table, owner = np.stack(parts), np.array(groups)
+        return float(np.quantile((table @ table.T)[owner[:, None] != owner[None]], USUAL_SHARE))
+
     def _read(self, video_id: int) -> Frames:
         snapshot, spec, modality = self._view.snapshot, self._view.spec, frame_modality()
         stored = list(snapshot.vectors([clip.id for clip in snapshot.clips_of(video_id)]).values())
@@ -225,19 +225,43 @@ class _FrameReader:
 def _groups(view: View, pairs: Sequence[Pair]) -> list[DuplicateGroup]:
     snapshot = view.snapshot
     videos = {video.id: video for video in snapshot.videos(sorted({v for p in pairs for v in (p.first, p.second)}))}
-    groups = []
+    reader, groups = _FrameReader(view), []
+    run_of = {(p.first, p.second): p.run for p in pairs}
     for members, runs in joined(
         (Member(p.first, p.run.first_s), Member(p.second, p.run.second_s), p.run) for p in pairs
     ):
         speech = {each.video: _speech(view, each.video) for each in members}
         ordered = sorted(members, key=lambda each: _quality(videos[each.video], each), reverse=True)
         best = ordered[0]
-        copies = tuple(_copy(videos, each, best, speech) for each in ordered)
+        lacking = {each.video for each in ordered[1:] if not _has_all(videos[each.video], each, best, run_of, reader)}
+        copies = tuple(_copy(videos, each, best, speech, lacking) for each in ordered)
         whole = [each.share >= WHOLE_SHARE for each in copies]
         kind: GroupKind = "whole" if all(whole) else "part" if any(whole) else "shared"
         evidence = min(run.evidence for run in runs)
         groups.append(DuplicateGroup(kind, min(run.similarity for run in runs), evidence, copies))
     return groups
+
+
+def _has_all(
+    video: StoredVideo, member: Member, best: Member, run_of: Mapping[tuple[int, int], Run], reader: _FrameReader
+) -> bool:
+    """Return whether the best has all of a member, which other members may have joined to it.
+
+    Videos that overlap in a row are alike from one to the next, the first and the last not at all.
+    """
+    if _share(video, member) < WHOLE_SHARE:
+        return False
+    span_s: tuple[float, float] | None
+    if (run := run_of.get((member.video, best.video))) is not None:
+        span_s = run.first_s
+    elif (run := run_of.get((best.video, member.video))) is not None:
+        span_s = run.second_s
+    else:
+        middle_s = best.span_s[0] - member.span_s[0]
+        offsets_s = [middle_s + STEP_S * step for step in range(-MOST_OFFSETS // 2, MOST_OFFSETS // 2 + 1)]
+        run = align(reader.frames(member.video), reader.frames(best.video), offsets_s, reader.usual)
+        span_s = None if run is None else run.first_s
+    return span_s is not None and _share(video, Member(member.video, span_s)) >= WHOLE_SHARE
 
 
 def _share(video: StoredVideo, member: Member) -> float:
@@ -256,11 +280,16 @@ def _pixels(video: StoredVideo) -> int:
     return video.width_px * video.height_px
 
 
-def _copy(videos: Mapping[int, StoredVideo], member: Member, best: Member, speech: Mapping[int, Speech]) -> Copy:
+def _copy(
+    videos: Mapping[int, StoredVideo], member: Member, best: Member, speech: Mapping[int, Speech], lacking: set[int]
+) -> Copy:
+    """lacking: the videos of which the best has not all."""
     video, share = videos[member.video], _share(videos[member.video], member)
     why_not = ""
     if member is not best and share >= WHOLE_SHARE:
-        if video.has_audio and not videos[best.video].has_audio:
+        if member.video in lacking:
+            why_not = "the best lacks a part of it"
+        elif video.has_audio and not videos[best.video].has_audio:
             why_not = "the best has no sound"
         elif _pixels(video) > _pixels(videos[best.video]):
             why_not = "the best has a smaller picture"

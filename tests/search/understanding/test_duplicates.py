@@ -121,6 +121,25 @@ def test_the_same_bytes_at_two_places_and_a_link(tmp_path: Path) -> None:
     assert [(each.could_go, each.bytes) for each in group.copies] == [(False, 100), (True, 100), (True, 0)]
 
 
+def test_of_recordings_that_overlap_only_those_go_that_the_best_has(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        scene = _scene(1, 150)
+        for number in range(6):  # each begins 8 s after the one before; the first and the last share 60 of 100 s
+            _add(writer, f"{number}.mp4", scene[16 * number : 16 * number + 200])
+        for number in range(6):
+            _add(writer, f"other {number}.mp4", _scene(40 + number, 20))
+    with SearchService(tmp_path) as service:
+        [group] = [each for each in service.duplicates().groups if each.kind == "whole"]
+    verdicts = _verdicts(group)
+    [best] = [int(name[0]) for name, verdict in verdicts.items() if verdict == (False, "")]
+    near = {f"{number}.mp4" for number in (best - 1, best + 1)} & set(verdicts)
+    assert {name for name, (could_go, _) in verdicts.items() if could_go} == near
+    assert {why for name, (_, why) in verdicts.items() if name not in near | {f"{best}.mp4"}} == {
+        "the best lacks a part of it"
+    }
+
+
 def test_frames_of_short_videos_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with writing(tmp_path) as writer:
         install(writer)
