@@ -29,6 +29,7 @@ class Settling:
     wall: Callable[[], float] = time.time
     _due: dict[bytes, float] = field(default_factory=dict)  # path -> when it counts as complete, by `clock`
     _closed: dict[bytes, float] = field(default_factory=dict)  # path -> when it was closed, until it is taken
+    _taken: dict[bytes, float] = field(default_factory=dict)  # path -> its time in `_due` when it was taken
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wrote(self, path: bytes) -> None:
@@ -66,15 +67,15 @@ class Settling:
         """Return the complete files, for a walk to read now, each with the seconds since it was closed or quiet."""
         with self._lock:
             now = self.clock()
-            taken = [path for path, due in self._due.items() if due <= now]
-            return {path: now - self._closed.pop(path, self._due[path] - QUIET_S) for path in taken}
+            self._taken = {path: due for path, due in self._due.items() if due <= now}
+            return {path: now - self._closed.pop(path, due - QUIET_S) for path, due in self._taken.items()}
 
     def forget(self, paths: Sequence[bytes]) -> None:
-        """Forget files that were read, unless they have changed meanwhile."""
+        """Forget files that were taken and read, unless they have changed meanwhile, complete again or not."""
         with self._lock:
             for path in paths:
-                if self._due.get(path, 0.0) <= self.clock():
-                    self._due.pop(path, None)
+                if path in self._due and self._due[path] == self._taken.get(path):
+                    del self._due[path]
 
     def _note(self, path: bytes, after_s: float, *, closed: bool) -> None:
         name = os.path.basename(path)

@@ -70,6 +70,17 @@ def test_one_that_is_opened_again_while_it_is_read_is_read_again(settling: Settl
     assert settling.wait_s() == pytest.approx(QUIET_S)
 
 
+def test_one_that_is_complete_again_while_it_is_read_is_read_again(settling: Settling, now: Time) -> None:
+    settling.closed(FILE)
+    now.s += CLOSED_S
+    taken = settling.take()
+    settling.wrote(FILE)
+    settling.closed(FILE)
+    now.s += 60
+    settling.forget(list(taken))
+    assert settling.take() == {FILE: pytest.approx(60)}
+
+
 def test_a_young_file_that_nobody_told_of_waits_until_it_is_old(settling: Settling, now: Time) -> None:
     assert settling.is_settled(state(now, QUIET_S)) and settling.is_settled(state(now, -50))
     assert not settling.is_settled(state(now, 1))
