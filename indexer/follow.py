@@ -23,7 +23,7 @@ from vfindex.storage.errors import LibraryLocked, UsageError
 WALK_S = 600.0
 # Between two looks at the clock and for Ctrl-C, and after another writer held the library.
 _LOOK_S, _LOCKED_S = 0.2, 5.0
-# Called after each ingest with its report, and path -> seconds from its close to the end of the ingest.
+# Called after each ingest with its report, and path -> seconds from its close to the end of the ingest, of those read.
 Ended = Callable[[Report, dict[bytes, float]], None]
 
 
@@ -47,7 +47,8 @@ def follow(folder: Path, paths: Sequence[bytes], settings: RunSettings, callback
                 continue
             took_s = time.monotonic() - began
             settling.forget(list(arrived))
-            ended(report, {path: before_s + took_s for path, before_s in arrived.items()})
+            unread = {problem.path for problem in (*report.failed, *report.skipped)}
+            ended(report, {path: s + took_s for path, s in arrived.items() if path not in unread})
             if report.interrupted:
                 return
             quiet = replace(callbacks, say=lambda _: None)  # of the models, and what is missing here, once

@@ -14,7 +14,7 @@ from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.scan.settling import CLOSED_S, QUIET_S, Settling, told_of_changes
-from vfindex.storage.errors import LibraryLocked, UsageError
+from vfindex.storage.errors import LibraryLocked, Problem, UsageError
 
 FILE = b"/cam/a.mp4"
 
@@ -128,7 +128,10 @@ def test_it_reads_what_arrives_until_it_is_stopped(tmp_path: Path, monkeypatch: 
             raise LibraryLocked("another vfindex is writing")
         if len(runs) == 1:
             (tmp_path / "a.mp4").write_bytes(b"a")
-        return Report(found=1)
+            (tmp_path / "broken.mp4").write_bytes(b"b")
+        return Report(
+            found=1, failed=[Problem(os.fsencode(tmp_path / "broken.mp4"), "open", "not_a_video", "it is no video", "")]
+        )
 
     monkeypatch.setattr(followed, "ingest", ingest)
     monkeypatch.setattr(followed, "_LOCKED_S", 0.01)
