@@ -30,9 +30,9 @@ def atom(items: Sequence[NewsItem], title: str, library: Path) -> bytes:
     lines = [
         '<?xml version="1.0" encoding="utf-8"?>',
         f'<feed xmlns="{_ATOM}">',
-        f"<id>tag:vfindex,2026:watches/{quote(str(library))}</id>",
+        f"<id>tag:vfindex,2026:watches/{quote(os.fsencode(library))}</id>",
         f"<title>{_text(title)}</title>",
-        f"<updated>{updated}</updated>",
+        f"<updated>{_text(updated)}</updated>",
         "<author><name>vfindex</name></author>",
         *(_entry(each) for each in newest),
         "</feed>",
@@ -46,7 +46,7 @@ def _entry(item: NewsItem) -> str:
     words = f"{item.question}: {place}" + (f"; {item.snippet}" if item.snippet else "")
     return (
         f"<entry><id>{item_id(item)}</id><title>{_text(f'{item.watch}: {place}')}</title>"
-        f"<updated>{item.found_at}</updated>{link}<summary>{_text(words)}</summary></entry>"
+        f"<updated>{_text(item.found_at)}</updated>{link}<summary>{_text(words)}</summary></entry>"
     )
 
 

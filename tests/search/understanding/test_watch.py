@@ -338,6 +338,15 @@ def test_a_feed_is_well_formed_and_keeps_its_ids(item: NewsItem) -> None:
     assert atom([item], "news", Path("/library")) == document
 
 
+def test_a_feed_of_a_hostile_library_is_well_formed(item: NewsItem) -> None:
+    document = atom([replace(item, found_at="2026</updated><link href='x'/>\x01")], "news", Path("/library\udcff"))
+    feed = ElementTree.fromstring(document)
+    assert feed.findtext("{http://www.w3.org/2005/Atom}id") == "tag:vfindex,2026:watches//library%FF"
+    assert [each.get("href") for each in feed.iter("{http://www.w3.org/2005/Atom}link")] == [
+        Path(os.fsdecode(item.video or b"")).as_uri()
+    ]
+
+
 def test_placeholders_are_filled_once_and_stay_one_argument(item: NewsItem) -> None:
     filled = arguments_of(["tell", "{name}", "--at={start}", "{video}", "{other}", "{id}"], item)
     assert filled == ["tell", "a&b", "--at=1.500", "/videos/$(touch x) {name}.mp4", "{other}", "7"]
