@@ -140,7 +140,7 @@ def _write(watches: Watches, new: list[NewsItem], page: Path | None, feed: Path 
     from vfindex.cli.render.news_page import news_page
     from vfindex.search.understanding.feed import SHOWN_ITEMS, atom
 
-    items = watches.items()[-SHOWN_ITEMS:]
+    items = watches.items(newest=SHOWN_ITEMS)
     if page is not None:
         write_out_file(page, "--page", news_page(items, {each.id for each in new}).encode())
         say(f"written: {page}")

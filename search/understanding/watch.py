@@ -105,12 +105,12 @@ class Watches:
         return News(tuple(self.items(lambda each: not each.told)), tuple(waiting))
 
     @again_if_changed
-    def items(self, wanted: Callable[[WatchHit], bool] = lambda _: True) -> list[NewsItem]:
-        """Return stored hits, the oldest first, with the paths that their videos have now."""
-        chosen = [each for each in self._data().hits() if wanted(each)]
+    def items(self, wanted: Callable[[WatchHit], bool] = lambda _: True, newest: int = 0) -> list[NewsItem]:
+        """Return stored hits, the oldest first, with the paths that their videos have now. newest: at most; 0: all."""
         texts = {each.name: each.text for each in self._data().watches()}
+        chosen = [each for each in self._data().hits() if each.name in texts and wanted(each)]
         with self._engine.library().snapshot() as snapshot:
-            return list(_items(snapshot, [each for each in chosen if each.name in texts], texts))
+            return list(_items(snapshot, chosen[-newest:], texts))
 
     def tell(self, items: Sequence[NewsItem]) -> None:
         """Store that these items have been reported."""

@@ -117,6 +117,7 @@ def test_three_nights_give_exactly_the_new_hits_once(library: Path, night: Any) 
     assert told(library) == []
     hits = WatchData.open(library).hits()
     assert len({(each.name, each.hit.moment) for each in hits}) == len(hits) == 5
+    assert [each.id for each in watches_of(library).items(newest=2)] == [4, 5]
     assert user_faults(library) == []
 
 
