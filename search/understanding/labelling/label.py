@@ -160,7 +160,7 @@ def label_library(
     """Label all clips and videos of the library in `folder`; store the labels in place of those of the same set.
 
     store: False only returns them. by_text: compare texts, though the classes have examples. clip_rows: called with
-    every clip's label, in order of videos. Raises QueryError for a library without clips, UsageError, ModelError,
+    every clip's label, in order of videos, unless the classes say no more than chance does. Raises QueryError for a library without clips, UsageError, ModelError,
     LibraryLocked; LibraryChanged if a run ended meanwhile.
     """
     library = Library.open(folder)
@@ -175,7 +175,7 @@ def label_library(
             given = _stored(classes.names, items, clips, videos)
             with writing(folder) as writer:
                 stored = put_labels(writer.catalog, classes.name, given, state)
-        if clip_rows is not None:
+        if clip_rows is not None and is_better:
             clip_rows(_clip_labels(snapshot, classes.names, items, clips))
         return _labelling(snapshot, classes, (method, chance, stored), items, (clips, videos))
 

@@ -123,9 +123,10 @@ def test_the_command_says_where_it_is_no_better_than_chance(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "kinds.txt").write_text("cooking\nsport\n")
-    assert command(monkeypatch, "label", tmp_path / "kinds.txt", "--library", make_kinds(0.0)) == 1
+    table = tmp_path / "labels.csv"
+    assert command(monkeypatch, "label", tmp_path / "kinds.txt", "--library", make_kinds(0.0), "--csv", table) == 1
     shown = capsys.readouterr()
-    assert "not better than chance here" in shown.err and not shown.out
+    assert "not better than chance here" in shown.err and not shown.out and not table.exists()
 
 
 def test_eval_measures_labels_against_truth(
