@@ -160,8 +160,8 @@ def label_library(
     """Label all clips and videos of the library in `folder`; store the labels in place of those of the same set.
 
     store: False only returns them. by_text: compare texts, though the classes have examples. clip_rows: called with
-    every clip's label, in order of videos, unless the classes say no more than chance does. Raises QueryError for a library without clips, UsageError, ModelError,
-    LibraryLocked; LibraryChanged if a run ended meanwhile.
+    every clip's label, in order of videos, unless the classes say no more than chance does. Raises QueryError for a
+    library without clips, UsageError, ModelError, LibraryLocked; LibraryChanged if a run ended meanwhile.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
