@@ -71,7 +71,7 @@ class UserWriting(OpenLibraries):
 
     def judged(self, question: str) -> list[Judged]:
         """Return the judgements of a question in the first library, the oldest first."""
-        marks = self._written().marks(question=question)
+        marks = sorted(self._written().marks(question=question), key=lambda mark: mark.written())
         return [
             Judged(ClipKey(mark.moment.fingerprint, mark.moment.start_ms), mark.grade)
             for mark in marks

@@ -124,10 +124,10 @@ def _from_marks(path: Path, *, split: str | None, paragraphs: bool) -> list[Ques
         raise UsageError(f"{path} has judgements, which have neither parts nor paragraphs; leave these options out")
     if not path.is_file():
         raise QueryError(f"{path} is not there; judge clips first: vfindex mark VIDEO@TIME --question TEXT --grade N")
-    newest: dict[str, dict[tuple[str, int], Mark]] = {}
-    for mark in UserData.open(path.parent).marks():
-        if mark.grade is not None:
-            newest.setdefault(mark.question, {})[mark.moment.fingerprint, mark.moment.start_ms] = mark
+    marks = [mark for mark in UserData.open(path.parent).marks() if mark.grade is not None]
+    newest: dict[str, dict[tuple[str, int], Mark]] = {mark.question: {} for mark in marks}
+    for mark in sorted(marks, key=Mark.written):
+        newest[mark.question][mark.moment.fingerprint, mark.moment.start_ms] = mark
     if not newest:
         raise QueryError(f"{path} has no judgements; make some: vfindex mark VIDEO@TIME --question TEXT --grade N")
     with Library.open(path.parent).snapshot() as snapshot:

@@ -42,6 +42,10 @@ class Mark:
     by: str
     at: str
 
+    def written(self) -> tuple[str, int]:
+        """Return what sorts marks by when they were written: one that is changed keeps its id."""
+        return self.at, self.id
+
 
 @dataclass(frozen=True, slots=True)
 class NewMark:

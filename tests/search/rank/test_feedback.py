@@ -14,6 +14,7 @@ from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.rank.feedback import BETA, GAMMA
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.user import data
 from vfindex.storage.writer import writing
 
 BOTH = (axis(1) + axis(2)) / np.sqrt(2, dtype=np.float32)
@@ -103,3 +104,13 @@ def test_judgements_are_questions_with_grades_and_spans(folder: Path) -> None:
     assert (relevant.video, relevant.grade, relevant.spans) == ("/videos/a.mp4", 3, ((0.0, 5.0),))
     with pytest.raises(UsageError, match="neither parts nor paragraphs"):
         read_questions(folder / "user.db", split="test")
+
+
+def test_a_judgement_that_was_changed_is_the_newest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SearchService(folder) as service:
+        for second, (by, grade) in enumerate([("ann", 0), ("bob", 0), ("ann", 2)]):
+            monkeypatch.setattr(data, "_now", lambda second=second: f"2026-01-01T00:00:0{second}+00:00")
+            service.mark("a.mp4@1", question="a dog", grade=grade, by=by)
+        assert [each.grade for each in service.judged("a dog")] == [0, 2]
+    [dog] = read_questions(folder / "user.db")
+    assert [each.grade for each in dog.relevant] == [2]
