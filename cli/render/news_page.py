@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfindex.cli.output import clock, plain
+from vfindex.search.understanding.feed import address_of
 
 if TYPE_CHECKING:
     from vfindex.search.understanding.news import NewsItem
@@ -48,8 +48,8 @@ def _row(item: NewsItem, *, is_new: bool) -> str:
 def _video(item: NewsItem) -> str:
     if item.video is None:
         return _text(f"{item.fingerprint} ({item.presence})")
-    path = os.fsdecode(item.video)
-    return f'<a href="{escape(Path(path).as_uri())}">{_text(path)}</a>'
+    name, address = _text(os.fsdecode(item.video)), address_of(item)
+    return f'<a href="{escape(address)}">{name}</a>' if address else name
 
 
 def _text(words: str) -> str:

@@ -42,12 +42,18 @@ def atom(items: Sequence[NewsItem], title: str, library: Path) -> bytes:
 
 def _entry(item: NewsItem) -> str:
     place = place_of(item)
-    link = "" if item.video is None else f"<link href={quoteattr(Path(os.fsdecode(item.video)).as_uri())}/>"
+    address = address_of(item)
+    link = f"<link href={quoteattr(address)}/>" if address else ""
     words = f"{item.question}: {place}" + (f"; {item.snippet}" if item.snippet else "")
     return (
         f"<entry><id>{item_id(item)}</id><title>{_text(f'{item.watch}: {place}')}</title>"
         f"<updated>{_text(item.found_at)}</updated>{link}<summary>{_text(words)}</summary></entry>"
     )
+
+
+def address_of(item: NewsItem) -> str:
+    """Return the file of an item as a URL, "" where there is none; a library from elsewhere may have relative paths."""
+    return Path(os.fsdecode(item.video)).as_uri() if item.video and os.path.isabs(item.video) else ""
 
 
 def place_of(item: NewsItem) -> str:

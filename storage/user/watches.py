@@ -7,6 +7,7 @@ preview or read fully; so a path may change, a video may be read again, and neit
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ class WatchData:
         """
         with writing(self.folder) as connection:
             if connection.execute("SELECT 1 FROM watch WHERE name = ?", (name,)).fetchone():
-                raise UsageError(f"{name} is watched already; to begin anew: vfindex watch remove {name}")
+                raise UsageError(f"{name} is watched already; to begin anew: vfindex watch remove {shlex.quote(name)}")
             last = _note(connection, present)
             _insert(connection, "watch", (name, least, last, last, user_name(), _now()))
         return next(each for each in self.watches() if each.name == name)

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from library_maker import axis, clip, install, place, video
 
+from vfindex.cli.render.news_page import news_page
 from vfindex.search.calibration.labels import META_KEY, Calibration, ModalityCalibration
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.encode import QueryEncoder
@@ -346,6 +347,9 @@ def test_a_feed_of_a_hostile_library_is_well_formed(item: NewsItem) -> None:
     assert [each.get("href") for each in feed.iter("{http://www.w3.org/2005/Atom}link")] == [
         Path(os.fsdecode(item.video or b"")).as_uri()
     ]
+    relative = replace(item, video=b"a.mp4")
+    ElementTree.fromstring(atom([relative], "news", Path("/library")))
+    assert "<td>a.mp4</td>" in news_page([relative], ())
 
 
 def test_placeholders_are_filled_once_and_stay_one_argument(item: NewsItem) -> None:
