@@ -133,8 +133,9 @@ class WatchData:
             for each in hits:
                 _keep(connection, name, each)
             if done is not None:
+                newest = connection.execute("SELECT max(id) FROM arrival").fetchone()[0] or 0
                 connection.execute("DELETE FROM watch WHERE name = ?", (name,))
-                _insert(connection, "watch", (*watch[:3], done, *watch[4:]))
+                _insert(connection, "watch", (*watch[:3], min(done, newest), *watch[4:]))  # a new log is shorter
 
     def hits(self, name: str | None = None) -> list[WatchHit]:
         """Return the hits of a watch, or of all, the oldest first."""
@@ -194,9 +195,8 @@ def _note(connection: sqlite3.Connection, present: Present) -> int:
             _insert(connection, "arrival", (known.last + 1, new.astype("<u8").tobytes(), _now()))
         return known.last + bool(len(new))
     connection.execute("DELETE FROM arrival")
-    last = known.last + 1
-    for id_ in range(1, last):
-        _insert(connection, "arrival", (id_, b"", _now()))
+    connection.execute("DELETE FROM sqlite_sequence WHERE name = 'arrival'")  # a damaged one may be any number
+    last = 1
     _insert(connection, "arrival", (last, np.union1d(known.tokens, new).astype("<u8").tobytes(), _now()))
     for name, least, _, _, *rest in connection.execute(f"SELECT {', '.join(TABLES['watch'])} FROM watch").fetchall():
         connection.execute("DELETE FROM watch WHERE name = ?", (name,))

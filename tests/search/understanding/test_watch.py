@@ -299,6 +299,17 @@ def test_a_record_with_lost_rows_begins_anew(library: Path, night: Any) -> None:
     assert user_faults(library) == []
 
 
+def test_a_count_of_rows_that_is_damaged_costs_no_rows(tmp_path: Path) -> None:
+    data = WatchData.open(tmp_path)
+    data.note(Present(["a"], []))
+    with sqlite3.connect(tmp_path / "user.db") as connection:
+        connection.execute("UPDATE sqlite_sequence SET seq = 100000 WHERE name = 'arrival'")
+    log = data.note(Present(["a", "b"], []))
+    assert (log.last, log.is_whole, len(log.tokens)) == (1, False, 2)
+    assert (data.note(Present(["a", "b"], [])).is_whole, data.note(Present(["c"], [])).last) == (True, 2)
+    assert user_faults(tmp_path) == []
+
+
 def test_a_file_of_an_older_version_gains_the_tables(library: Path) -> None:
     UserData.open(library).save_query("fox", "said:fox")
     with sqlite3.connect(library / "user.db") as connection:
