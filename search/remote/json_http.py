@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
 import ssl
@@ -104,9 +105,9 @@ class JsonConnection:
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
         connection.request("POST", f"{self._address.path}{path}", body, headers)
-        self._limit(end_s)
+        connection.response_class = _answer_until(end_s)
         answer = connection.getresponse()
-        data = self._read(answer, end_s, max_bytes)
+        data = self._read(answer, max_bytes)
         if 300 <= answer.status < 400:
             self.fail(_REDIRECTED)
         return answer.status, data
@@ -133,20 +134,47 @@ class JsonConnection:
         if self._open is not None and self._open.sock is not None:
             self._open.sock.settimeout(_left(end_s))
 
-    def _read(self, answer: http.client.HTTPResponse, end_s: float, max_bytes: int) -> bytes:
-        """Return the body. A server that sends a byte now and then is slow, too."""
+    def _read(self, answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
+        """Return the body."""
         pieces, size = [], 0
         while piece := answer.read1(_PIECE):
             pieces.append(piece)
             size += len(piece)
             if size > max_bytes:
                 self.fail(f"its answer is larger than {max_bytes >> 20} MiB")
-            self._limit(end_s)
-            _left(end_s)
         if answer.length:  # the connection ended before the body did
             raise http.client.IncompleteRead(b"")
         answer.close()  # the connection is free for the next step
         return b"".join(pieces)
+
+
+class _Until(io.RawIOBase):
+    """What a socket receives until a time. A server that sends a byte now and then is slow, too, also in a header."""
+
+    def __init__(self, sock: socket.socket, received: io.RawIOBase, end_s: float) -> None:
+        self._sock, self._received, self._end_s = sock, received, end_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._end_s))
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+
+def _answer_until(end_s: float) -> type[http.client.HTTPResponse]:
+    """Return the class of an answer whose reads all raise TimeoutError from `end_s` on."""
+
+    class Answer(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *args: Any, **settings: Any) -> None:
+            super().__init__(sock, *args, **settings)
+            self.fp = io.BufferedReader(_Until(sock, self.fp.detach(), end_s))
+
+    return Answer
 
 
 def _left(end_s: float) -> float:

@@ -36,8 +36,14 @@ _CITATION = re.compile(r"\[\s*(\d{1,3}(?:\s*,\s*\d{1,3})*)\s*\]")
 # Citations after a full stop belong to the sentence before it.
 _AFTER_STOP = re.compile(r"([.!?\u2026\u3002\uff01\uff1f]+)((?:\s*\[[\d\s,]+\])+)")
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?\u2026])\s+|(?<=[\u3002\uff01\uff1f])\s*|\s*\n\s*")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_QUOTED = re.compile(r"[\"\u201c\u201e\u00ab]([^\"\u201c\u201d\u201e\u00ab\u00bb]+)[\"\u201c\u201d\u00bb]")
+# With its sign, which a range has not; and numbers of one character, as a half or a superscript.
+_NUMBER = re.compile(
+    r"(?:(?<!\w)[-\u2212])?\d+(?:[.,:]\d+)*|[\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u218b]"
+)
+_QUOTED = re.compile(
+    r"[\"\u201c\u201e\u00ab]([^\"\u201c\u201d\u201e\u00ab\u00bb]+)[\"\u201c\u201d\u00bb]"
+    r"|\u2039([^\u203a]+)\u203a|[\u300c\u300e]([^\u300d\u300f]+)[\u300d\u300f]"
+)
 _NO_SENTENCE = "none of its sentences is supported by the quotation that it cites"
 _SAYS_NOT_SAID = "it finds no answer in these quotations"
 
@@ -109,7 +115,11 @@ def _is_supported(said: str, cited: Sequence[int], question: str, quotations: Se
     words = {word for each in texts for word in _content(each)}
     return (
         all(number in numbers for number in _NUMBER.findall(said))
-        and all(any(_contains(each, quoted) for each in texts) for quoted in _QUOTED.findall(said))
+        and all(
+            any(_contains(each, quoted) for each in texts)
+            for groups in _QUOTED.findall(said)
+            for quoted in filter(None, groups)
+        )
         and any(word in words for word in _content(said))
     )
 

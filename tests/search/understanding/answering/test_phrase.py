@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def answer(port: int, **settings: Any) -> Any:
         ("Bring 3 ropes [2].", []),
         ("It says \u201cnever climb a tree\u201d [1].", [("It says \u201cnever climb a tree\u201d.", (1,))]),
         ("It says \"always climb a tree\" near power lines [1].", []),
+        ("It says \u300calways climb\u300d near power lines [1].", []),
+        ("It says \u2039always climb\u203a near power lines [1].", []),
+        ("Bring -2 ropes [2].", []),
+        ("Bring \u22122 ropes [2].", []),
+        ("Bring 2\u00bd ropes [2].", []),
+        ("Bring ropes\u00b3 [2].", []),
         ("It is not about that at all [1].", []),
         (NOT_SAID, []),
         ("", []),
@@ -159,6 +166,18 @@ def test_an_endpoint_that_is_slow() -> None:
     with answering(lambda _: done.wait(60)) as (port, _):
         assert answer(port, timeout_s=0.5).problem == "it does not answer in time"
         done.set()
+
+
+@pytest.mark.parametrize("begun", [b"", b"transfer-encoding: chunked\r\n\r\n1;"])
+def test_an_endpoint_that_sends_a_byte_now_and_then(begun: bytes) -> None:
+    def trickle(sock: socket.socket) -> None:
+        sock.sendall(OK + b"\r\n" + begun)
+        for _ in range(10):
+            sock.sendall(b"x")
+            time.sleep(0.2)
+
+    with answering(trickle) as (port, _):
+        assert answer(port, timeout_s=0.5).problem == "it does not answer in time"
 
 
 def test_an_answer_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
