@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vfindex.search.understanding.labelling import mixture
 from vfindex.search.understanding.labelling.mixture import (
     PRIOR_SEPARATION,
     Mixture,
@@ -29,6 +30,14 @@ def test_it_finds_what_made_the_scores(classes: int, separation: float, none: fl
     found = fit_mixture(sample(20_000, classes, separation, none)[0])
     assert found.separation == pytest.approx(separation, abs=0.15)
     assert found.none_share == pytest.approx(none, abs=0.05)
+
+
+def test_many_classes_are_fitted_by_fewer_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = sample(3000, 4, 3.0, 0.3)[0]
+    whole, third = fit_mixture(scores), fit_mixture(scores[::3])
+    monkeypatch.setattr(mixture, "MOST_SCORES", 5000)
+    assert fit_mixture(scores) == third != whole
+    assert third.separation == pytest.approx(3.0, abs=0.2)
 
 
 def test_probabilities_are_shares_of_the_right() -> None:
