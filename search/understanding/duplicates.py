@@ -163,10 +163,10 @@ def _votes(view: View, video_id: int) -> dict[int, Counter[float]]:
                 continue
             found, _ = nearest_clips(view, vector, NEIGHBOURS, modality, None, ids)
             near.append((chosen[id_], found.tolist()))
-    others = snapshot.clips(sorted({id_ for _, found in near for id_ in found}))
+    others = snapshot.clips(sorted({id_ for _, matches in near for id_ in matches}))
     votes: dict[int, Counter[float]] = {}
-    for clip, found in near:
-        for other in (others[id_] for id_ in found if id_ in others):
+    for clip, matches in near:
+        for other in (others[id_] for id_ in matches if id_ in others):
             votes.setdefault(other.video_id, Counter()).update(_offsets(clip, other))
     return votes
 
