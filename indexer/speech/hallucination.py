@@ -38,6 +38,7 @@ STOCK = frozenset(
         *("obrigado", "obrigada", "grazie", "grazie per la visione", "dank u", "dank je wel", "teşekkürler"),
         *("izlediğiniz için teşekkür ederim", "спасибо", "спасибо за просмотр", "продолжение следует", "dziękuję"),
         *("ご視聴ありがとうございました", "ご視聴ありがとうございます", "ありがとうございました", "おやすみなさい"),
+        *("今までご視聴ありがとうございました", "最後までご視聴ありがとうございました"),
         *(
             "谢谢",
             "謝謝",
@@ -51,6 +52,7 @@ STOCK = frozenset(
         ),
     }
 )
+LONGEST_STOCK = max(len(text.split()) for text in STOCK)  # in words
 # A line that credits a maker of subtitles is of the training data; nobody says it.
 CREDIT = re.compile(
     r"amara\.org|^(subtitles|captions|transcription|untertitel\w*|sous-titr\w*|sottotitoli|subtítulos|legendas?|napisy|"
@@ -143,7 +145,17 @@ def is_stock(texts: Sequence[str]) -> bool:
     """
     bare = [DESCRIPTION.sub("", text).casefold() for text in texts if not CREDIT.search(text)]
     said = [" ".join("".join(c if c.isalnum() or c in "' " else " " for c in text).split()) for text in bare]
-    return any(said) and all(text in STOCK for text in said if text)
+    return any(said) and all(map(_is_of_stock, said))
+
+
+def _is_of_stock(text: str) -> bool:
+    """Return whether a text is a row of STOCK, as "mm hmm mm hmm". An empty one is."""
+    words, ends = text.split(), {0}
+    for end in range(1, len(words) + 1):
+        starts = range(max(0, end - LONGEST_STOCK), end)
+        if any(start in ends and " ".join(words[start:end]) in STOCK for start in starts):
+            ends.add(end)
+    return len(words) in ends
 
 
 def is_foreign(text: str, language: str) -> bool:

@@ -70,6 +70,7 @@ def test_talk_about_subtitles_is_talk(text: str) -> None:
 def test_stock_phrases_count_beside_others_alone() -> None:
     assert is_stock([" Thank you.", "Thank you!", "Thanks for watching."])
     assert is_stock(["ご視聴ありがとうございました。"]) and is_stock(["Merci d'avoir regardé."])
+    assert is_stock(["Mm-hmm, mm-hmm."]) and is_stock(["今までご視聴ありがとうございました。"])
     assert not is_stock(["Thank you.", "Thank you, Mister President."])
     assert not is_stock([]) and not is_stock(["..."])
     assert is_stock(["[Music]", "Thank you.", "Untertitelung des ZDF, 2020", "♪ la la ♪"])
