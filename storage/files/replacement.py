@@ -23,7 +23,8 @@ def replace_database(database: Path, new: Path, kept: Path) -> None:
         os.fsync(file.fileno())
     share(new)
     log = database.with_name(database.name + "-wal")
-    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(database)) as connection:
+    # A message of SQLite that quotes damaged bytes is no UTF-8.
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
         if path.exists() and path.stat().st_size:  # a log that could not be moved into the database is kept as well
