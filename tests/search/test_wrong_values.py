@@ -65,7 +65,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"text": Query((Moment((Term("3", weight=float("nan")),)),))}, "the weight of a Term"),
         ({"text": Query((Moment((Term("3", modality="sound"),)),))}, "there is no modality 'sound'"),
         ({"text": Query((Moment((Term("3"),)),), filters=Filters(since="2026"))}, "since and until"),  # type: ignore[arg-type]
-        ({"text": Query((Moment((Term("3"),)),), filters=Filters(inside=["*"]))}, "inside, languages, speakers, labels and"),  # type: ignore[arg-type]
+        (
+            {"text": Query((Moment((Term("3"),)),), filters=Filters(inside=["*"]))},
+            "inside, languages, speakers, labels and",
+        ),  # type: ignore[arg-type]
         ({"timeout_s": "1"}, "timeout_s must be a number of seconds above 0"),
         ({"min_confidence": "sure"}, "min_confidence must be one of none, low, medium, high"),
     ],

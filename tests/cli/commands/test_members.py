@@ -149,7 +149,7 @@ def test_what_a_server_answers_is_printed_or_it_is_missing(
         return answer
 
     monkeypatch.setattr(Connection, "ask", asked)
-    monkeypatch.setattr(search_module, "_print", lambda hits, **_: search_module._print_table(hits))
+    monkeypatch.setattr(search_module, "print_hits", lambda hits, **_: search_module._print_table(hits))
     for json_ in ((), ("--json",)):
         ran = run("search", "words", "--all", "--library", library, "--library", place, *json_)
         assert ran.code == code, ran.err

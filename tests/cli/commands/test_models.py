@@ -197,7 +197,7 @@ def test_the_doctor_finds_this_machine_fit(run: Any, cache: Path, tmp_path: Path
     assert ran.code == 0
     heads = [line.split()[:2] for line in ran.out.splitlines() if not line.startswith(" ")]
     assert {name for _, name in heads} == {
-        *("index", "ray", "ocr", "serve", "qdrant", "mcp", "processor", "memory", "gpu", "media"),
+        *("index", "ray", "ocr", "serve", "qdrant", "mcp", "follow", "processor", "memory", "gpu", "media"),
         *("sqlite", "lite", "models", "library", "disk", "cache"),
     }
     assert {state for state, _ in heads} <= {"ok", "warning"}

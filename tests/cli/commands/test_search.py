@@ -226,7 +226,7 @@ def test_no_match_exits_1(run: Any, library: Path) -> None:
     assert (ran.code, ran.err) == (1, "")
     assert json.loads(ran.out) | {"hints": []} == {
         "query": "in:nowhere x", "images": [], "like": [], "match": False, "confident": False, "hints": [],
-        "missing": [], "hits": [],
+        "missing": [], "labels": {}, "hits": [],
     }  # fmt: skip
     assert json.loads(run("search", "x", "--library", library, "--json").out)["match"] is True
 
