@@ -53,7 +53,7 @@ def test_filters_are_those_of_a_query(run: Any, films: Path) -> None:
     none = run("list", "lang:fr", "--library", films, "--json")
     text = "lang:fr matches no transcript in this library; its languages: de"
     hints = [{"kind": "lang", "text": text}]
-    assert (none.code, json.loads(none.out)) == (1, {"total": 0, "hints": hints, "videos": []})
+    assert (none.code, json.loads(none.out)) == (1, {"total": 0, "hints": hints, "labels": [], "videos": []})
 
 
 def test_words_are_left_to_search(run: Any, films: Path) -> None:
