@@ -116,8 +116,9 @@ def duplicates(
         ids = [id_ for id_ in snapshot.video_ids() if chosen is None or id_ in chosen]
         if not ids:
             raise QueryError("no video passes the filters; choose others, or see vfindex list")
-        pairs = find_pairs(view, ids, progress)
-        groups = [*_same_files(snapshot, ids), *_groups(view, pairs)]
+        cache = FrameCache(view)
+        pairs = find_pairs(view, ids, cache, progress)
+        groups = [*_same_files(snapshot, ids), *_groups(view, pairs, cache)]
     groups.sort(key=lambda group: (-_freed(group), group.kind, str(group.copies[0].video)))
     return DuplicateList(len(ids), sum(map(_freed, groups)), tuple(groups))
 
@@ -129,9 +130,8 @@ def _freed(group: DuplicateGroup) -> int:
 # --- pairs of videos --------------------------------------------------------------------------------------------------
 
 
-def find_pairs(view: View, video_ids: Sequence[int], progress: Progress) -> list[Pair]:
+def find_pairs(view: View, video_ids: Sequence[int], cache: FrameCache, progress: Progress) -> list[Pair]:
     """Return the pairs of videos with a run, each once."""
-    reader = _FrameReader(view)
     tried: set[tuple[int, int]] = set()
     pairs: list[Pair] = []
     for done, video_id in enumerate(video_ids, start=1):
@@ -141,7 +141,7 @@ def find_pairs(view: View, video_ids: Sequence[int], progress: Progress) -> list
                 continue
             tried.add(pair)
             most = sorted(offset_s for offset_s, _ in offsets_s.most_common(MOST_OFFSETS))
-            run = align(reader.frames(video_id), reader.frames(other), most, reader.usual)
+            run = align(cache.frames(video_id), cache.frames(other), most, cache.usual)
             if run is not None:
                 pairs.append(Pair(video_id, other, run))
         progress(done, len(video_ids))
@@ -178,8 +178,8 @@ def _offsets(first: StoredClip, second: StoredClip) -> list[float]:
     return [STEP_S * step for step in range(int(low), int(high) + 1)]
 
 
-class _FrameReader:
-    """Frames of videos; the last ones asked for are kept, up to KEPT_BYTES."""
+class FrameCache:
+    """Frame vectors of videos; the last ones asked for are kept, up to KEPT_BYTES."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -222,10 +222,10 @@ class _FrameReader:
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def _groups(view: View, pairs: Sequence[Pair]) -> list[DuplicateGroup]:
+def _groups(view: View, pairs: Sequence[Pair], cache: FrameCache) -> list[DuplicateGroup]:
     snapshot = view.snapshot
     videos = {video.id: video for video in snapshot.videos(sorted({v for p in pairs for v in (p.first, p.second)}))}
-    reader, groups = _FrameReader(view), []
+    groups = []
     run_of = {(p.first, p.second): p.run for p in pairs}
     for members, runs in joined(
         (Member(p.first, p.run.first_s), Member(p.second, p.run.second_s), p.run) for p in pairs
@@ -233,7 +233,7 @@ def _groups(view: View, pairs: Sequence[Pair]) -> list[DuplicateGroup]:
         speech = {each.video: _speech(view, each.video) for each in members}
         ordered = sorted(members, key=lambda each: _quality(videos[each.video], each), reverse=True)
         best = ordered[0]
-        lacking = {each.video for each in ordered[1:] if not _has_all(videos[each.video], each, best, run_of, reader)}
+        lacking = {each.video for each in ordered[1:] if not _has_all(videos[each.video], each, best, run_of, cache)}
         copies = tuple(_copy(videos, each, best, speech, lacking) for each in ordered)
         whole = [each.share >= WHOLE_SHARE for each in copies]
         kind: GroupKind = "whole" if all(whole) else "part" if any(whole) else "shared"
@@ -243,7 +243,7 @@ def _groups(view: View, pairs: Sequence[Pair]) -> list[DuplicateGroup]:
 
 
 def _has_all(
-    video: StoredVideo, member: Member, best: Member, run_of: Mapping[tuple[int, int], Run], reader: _FrameReader
+    video: StoredVideo, member: Member, best: Member, run_of: Mapping[tuple[int, int], Run], cache: FrameCache
 ) -> bool:
     """Return whether the best has all of a member, which other members may have joined to it.
 
@@ -259,7 +259,7 @@ def _has_all(
     else:
         middle_s = best.span_s[0] - member.span_s[0]
         offsets_s = [middle_s + STEP_S * step for step in range(-MOST_OFFSETS // 2, MOST_OFFSETS // 2 + 1)]
-        run = align(reader.frames(member.video), reader.frames(best.video), offsets_s, reader.usual)
+        run = align(cache.frames(member.video), cache.frames(best.video), offsets_s, cache.usual)
         span_s = None if run is None else run.first_s
     return span_s is not None and _share(video, Member(member.video, span_s)) >= WHOLE_SHARE
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.ast import Query
 from vfindex.search.query.request import Request
-from vfindex.search.understanding.duplicates import find_pairs
+from vfindex.search.understanding.duplicates import FrameCache, find_pairs
 
 Name = frozenset[str]
 
@@ -34,7 +34,7 @@ def found_pairs(folder: Path) -> tuple[set[Name], dict[str, float]]:
         _, view = SearchEngine(folder).open_view(Request(""), Query(()), opened, None)
         videos = {each.id: each for each in view.snapshot.videos(view.snapshot.video_ids())}
         names = {id_: Path(each.locations[0].path.decode()).name for id_, each in videos.items()}
-        pairs = find_pairs(view, view.snapshot.video_ids(), lambda done, of: None)
+        pairs = find_pairs(view, view.snapshot.video_ids(), FrameCache(view), lambda done, of: None)
         lengths = {names[id_]: each.end_s - each.start_s for id_, each in videos.items()}
         return {frozenset((names[each.first], names[each.second])) for each in pairs}, lengths
 
