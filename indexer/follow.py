@@ -19,7 +19,7 @@ from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.scan.settling import Settling, told_of_changes
 from vfindex.storage.errors import LibraryLocked, UsageError
 
-# A walk without an event: network disks tell of nothing, and a system that is busy drops events.
+# A walk without an event: network disks report no changes, and a system that is busy drops events.
 WALK_S = 600.0
 # Between two looks at the clock and for Ctrl-C, and after another writer held the library.
 _LOOK_S, _LOCKED_S = 0.2, 5.0

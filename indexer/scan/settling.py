@@ -16,7 +16,7 @@ from vfindex.storage.records import FileState
 
 # A writer that closes a file and opens it again at once, as some recorders do to add an index, has this long.
 CLOSED_S = 0.5
-# Where the system tells of no close, as for a file that was there before, it has to be unchanged for this long: a
+# Where the system reports no close, as for a file that was there before, it has to be unchanged for this long: a
 # camera writes several times a second, and a copy that stalls for longer is read again once it goes on.
 QUIET_S = 5.0
 

@@ -50,7 +50,7 @@ class Timeline:
 
 
 def timed_modalities() -> tuple[ModalityName, ...]:
-    """Return the modalities that change within a video: all but the one that tells of the whole file."""
+    """Return the modalities that change within a video: all but the one about the whole file."""
     return tuple(each.name for each in MODALITIES if not each.has_documents)
 
 

@@ -1,4 +1,4 @@
-"""Labels in library.db: replaced as a set, counted, sealed, and gone with what they tell of."""
+"""Labels in library.db: replaced as a set, counted, sealed, and gone with what they are about."""
 
 from __future__ import annotations
 
