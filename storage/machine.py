@@ -1,4 +1,4 @@
-"""The cores and the memory that this process may use.
+"""The processor, the cores and the memory that this process may use.
 
 Affinity masks and the CPU and memory limits of cgroups (version 1 and 2) count as the size of the machine.
 """
@@ -30,6 +30,12 @@ def usable_cores(root: Path = Path("/")) -> int:
         if quota.isdecimal() and period.isdecimal() and int(period):
             quotas.append(int(quota) // int(period))
     return max(1, min([allowed, *quotas]))
+
+
+def processor_flags() -> frozenset[str]:
+    """Return what the processor can do, in the words of Linux's /proc/cpuinfo; none on other platforms."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", kernel_file("/proc/cpuinfo"), re.M)
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 def memory_bytes(root: Path = Path("/")) -> int | None:

@@ -16,15 +16,17 @@ from typing import Any
 from vfindex.indexer.media.child import Child, cannot_start
 from vfindex.indexer.media.limits import child_environment
 from vfindex.storage.errors import ModelError, VfindexError
-from vfindex.storage.machine import kernel_file, usable_cores
+from vfindex.storage.machine import kernel_file, processor_flags, usable_cores
 
 logger = logging.getLogger(__name__)
 
 ANSWER_S = 60.0  # for a child process; the first import of a library from a cold disk takes some seconds
-# Name of a feature -> the flag of Linux's /proc/cpuinfo. Larger models gain by bfloat16.
+# Name of a feature -> the flag of Linux's /proc/cpuinfo. Larger models gain by bfloat16, Whisper by VNNI.
 _FEATURES = {
     "AVX2": "avx2",
     "AVX-512": "avx512f",
+    "AVX-VNNI": "avx_vnni",
+    "AVX512-VNNI": "avx512_vnni",
     "AVX512-BF16": "avx512_bf16",
     "AMX-BF16": "amx_bf16",
 }
@@ -57,8 +59,7 @@ def processor() -> Processor:
     """Return the processor as /proc/cpuinfo describes it."""
     text = kernel_file("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
-    known = set(flags[1].split()) if flags else set()
+    known = processor_flags()
     features = tuple(feature for feature, flag in _FEATURES.items() if flag in known)
     return Processor(name[1].strip() if name else "", usable_cores(), features)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import pickle
+import platform
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
 from vfindex.indexer.speech.hallucination import RawSegment
 from vfindex.indexer.speech.whisper import MAX_VOICE_S, TIME_STEP_S, WINDOW_S, SpeechModel, Whisper, WindowTranscript
 from vfindex.storage.errors import ModelError
+from vfindex.storage.machine import processor_flags
 from vfindex.storage.records import FloatArray
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ CPU_BATCH, CUDA_BATCH = 1, 8
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 FRAMES = 3000  # of the spectrogram of a window
 FRAMES_PER_S = 100
+X86 = frozenset({"x86_64", "amd64"})
+VNNI = frozenset({"avx_vnni", "avx512_vnni"})
 # A pause as long as this ends a span of voice: faster-whisper's own setting for batches. `windows_of` pads.
 VOICE = VadOptions(max_speech_duration_s=MAX_VOICE_S, min_silence_duration_ms=160, speech_pad_ms=0)
 # Written without spaces between words: each character is taken for one.
@@ -84,8 +88,13 @@ def open_model(folder: Path, *, threads: int, device: str | None) -> SpeechModel
     )
 
 
+def adds_int8_exactly() -> bool:
+    """Return whether sums of int8 products lose nothing: x86 without VNNI adds two in 16 bits, which saturates."""
+    return platform.machine().lower() not in X86 or not VNNI.isdisjoint(processor_flags())
+
+
 class FasterWhisper:
-    """Whisper on CTranslate2: int8 on a processor, float16 on CUDA. A `SpeechModel`."""
+    """Whisper on CTranslate2: int8 or float32 on a processor, float16 on CUDA. A `SpeechModel`."""
 
     def __init__(self, model: WhisperModel, *, workers: int, batch: int) -> None:
         self._model = model
@@ -98,13 +107,14 @@ class FasterWhisper:
     def open(cls, folder: Path, *, threads: int, device: str | None, number_format: str | None = None) -> FasterWhisper:
         """Load a CTranslate2 folder. On a processor each core has its own worker.
 
-        number_format: of CTranslate2; None for int8 on a processor, float16 on CUDA. int8 rounds further on processors
-        without VNNI, where sums of products saturate.
+        number_format: of CTranslate2; None for float16 on CUDA, int8 on a processor that adds it exactly, else float32:
+        where sums of products saturate, Whisper loses whole sentences.
         """
         for name in CTRANSLATE2_FILES:
             if not (folder / name).is_file():
                 raise ModelError(f"{folder / name}: this file of the speech model is missing; {REMEDY}")
         where, indexes = _device(device, ctranslate2.get_cuda_device_count())
+        fastest = "float16" if where == "cuda" else "int8" if adds_int8_exactly() else "float32"
         try:
             if where == "cuda":
                 _load_cublas()
@@ -112,7 +122,7 @@ class FasterWhisper:
                 str(folder),
                 device=where,
                 device_index=indexes,
-                compute_type=number_format or ("int8" if where == "cpu" else "float16"),
+                compute_type=number_format or fastest,
                 cpu_threads=1,
                 num_workers=threads if where == "cpu" else 1,
                 local_files_only=True,

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from vfindex.indexer.media.decoder import AudioBlock
 from vfindex.indexer.media.protocol import SAMPLE_RATE_HZ
+from vfindex.indexer.speech import backends
 from vfindex.indexer.speech.backends import FasterWhisper, find_voice, open_model, open_whisper, padded, timed
 from vfindex.indexer.speech.whisper import MAX_VOICE_S, PAD_S, SpeechModel
+from vfindex.storage import machine
 from vfindex.storage.errors import ModelError
 
 Sound = NDArray[np.int16]
@@ -115,6 +117,32 @@ def test_both_back_ends_hear_the_same(folders: dict[str, Path], models: dict[str
                 assert x.no_speech_prob == pytest.approx(y.no_speech_prob, rel=0.1)
                 assert x.compression_ratio == y.compression_ratio < 1
     exact.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "exact"),
+    [
+        ("x86_64", "flags : avx2 avx_vnni", True),
+        ("AMD64", "flags : avx512f avx512_vnni", True),
+        ("x86_64", "flags : avx2 avx512f", False),
+        ("x86_64", "", False),
+        ("aarch64", "Features : asimd", True),
+    ],
+)
+def test_int8_is_added_exactly(monkeypatch: pytest.MonkeyPatch, name: str, flags: str, exact: bool) -> None:
+    monkeypatch.setattr(backends.platform, "machine", lambda: name)
+    monkeypatch.setattr(machine, "kernel_file", lambda _: flags)
+    assert backends.adds_int8_exactly() is exact
+
+
+@pytest.mark.parametrize(("exact", "number_format"), [(True, "int8_float32"), (False, "float32")])
+def test_int8_is_for_processors_that_add_it_exactly(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, exact: bool, number_format: str
+) -> None:
+    monkeypatch.setattr(backends, "adds_int8_exactly", lambda: exact)
+    opened = FasterWhisper.open(folders["faster-whisper"], threads=1, device="cpu")
+    assert opened._model.model.compute_type == number_format
+    opened.close()
 
 
 @both
