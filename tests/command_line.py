@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from launcher import Launcher
 
 COMMAND = [sys.executable, "-P", "-c", "from vfindex.cli.app import main; main()"]
 TIMEOUT_S = 230  # for a busy machine
@@ -50,12 +53,21 @@ def start(cache: Path, *arguments: object, group: bool = False) -> subprocess.Po
     )
 
 
+@functools.cache
+def _launcher(cache: Path) -> Launcher:
+    return Launcher(_environment(cache))
+
+
 def vfindex(cache: Path, *arguments: object, cwd: Path | None = None, prepare: Callable[[], None] | None = None) -> Ran:
     """Run `vfindex ARGUMENTS`; paths may be bytes. prepare: called in the new process first."""
-    command = [*COMMAND, *(a if isinstance(a, bytes) else os.fsencode(str(a)) for a in arguments)]
+    encoded = [a if isinstance(a, bytes) else os.fsencode(str(a)) for a in arguments]
+    environment = _environment(cache)
+    if prepare is None and _launcher(cache).suits(environment):
+        ended = _launcher(cache).run(encoded, environment, cwd, TIMEOUT_S)
+        return Ran(ended.code, ended.out.decode(), ended.err.decode())
     done = subprocess.run(
-        command,
-        env=_environment(cache),
+        [*COMMAND, *encoded],
+        env=environment,
         cwd=cwd,
         preexec_fn=prepare,
         capture_output=True,
