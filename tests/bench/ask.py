@@ -3,9 +3,10 @@
 60 questions over the public collection (ask_questions.jsonl), 40 that it answers and 20 that it does not, written
 before the code that answers them. DIR is an ingested library of public/videos, whose scores are calibrated.
 
-right first: the first moment is in the right video, overlaps the right span, and its quotations contain the words that
-answer, word for word. Controls: the first hit of a plain search, with all that is said or written during it (up to a
-minute); and the snippet that the search shows with it.
+right first: the first moment is in the right video, overlaps the right span, and the words that answer are said or
+written during it (up to a minute). Control: the first hit of a plain search, by the same rule.
+words shown: they also stand, word for word, in the quotations of the first moment. Control: the snippet that a plain
+search shows with its first hit.
 does not say: precision and recall of "the library does not say" over all questions, and the share of questions that are
 rightly answered or rightly not. Controls: answering always, and "no confident match" of a plain search.
 Intervals are percentile bootstraps over questions; differences are paired.
@@ -49,13 +50,13 @@ class Question:
 class Outcome:
     """says: whether it answers. right: whether the first moment is right. took_s: of the whole answer.
 
-    snippet_right: of a search, whether the words stand in the text that it shows with its first hit.
+    shown: whether the words stand in the text that is shown with it: quotations, or the snippet of a search.
     """
 
     says: bool
     right: bool
     took_s: float = 0.0
-    snippet_right: bool = False
+    shown: bool = False
 
 
 def read(half: str | None) -> list[Question]:
@@ -88,16 +89,19 @@ def by_ask(service: SearchService, question: Question) -> Outcome:
     if not found.moments:
         return Outcome(bool(found.says), False, took_s)
     first = found.moments[0]
-    right = any(
-        is_right(
-            question,
-            first.video,
-            (first.start_s, first.end_s),
-            [each.text for each in first.quotations if each.track == track],
-        )
+    span = (first.start_s, first.end_s)
+    shown = any(
+        is_right(question, first.video, span, [each.text for each in first.quotations if each.track == track])
         for track in TEXT
     )
-    return Outcome(bool(found.says), right, took_s)
+    return Outcome(bool(found.says), is_there(service, question, first.video, span), took_s, shown)
+
+
+def is_there(service: SearchService, question: Question, video: bytes | None, span: tuple[float, float]) -> bool:
+    """Return whether a span is the right one, by all that is said, or all that is written, during it."""
+    info = service.video(Path(os.fsdecode(video or b"")))
+    during = [each for each in (*info.transcript, *info.other_text) if each.start_s < span[1] and each.end_s > span[0]]
+    return any(is_right(question, video, span, [each.text for each in during if each.track == track]) for track in TEXT)
 
 
 def by_search(service: SearchService, question: Question) -> Outcome:
@@ -106,20 +110,9 @@ def by_search(service: SearchService, question: Question) -> Outcome:
     hits = service.search(Query.plain(question.text), top_k=1, min_confidence="none")
     took_s = time.perf_counter() - start_s
     first = hits[0]
-    info = service.video(Path(os.fsdecode(first.video or b"")))
-    during = [
-        each
-        for each in (*info.transcript, *info.other_text)
-        if each.start_s < first.end_s and each.end_s > first.start_s
-    ]
-    right = any(
-        is_right(
-            question, first.video, (first.start_s, first.end_s), [each.text for each in during if each.track == track]
-        )
-        for track in TEXT
-    )
-    shown = is_right(question, first.video, (first.start_s, first.end_s), [first.snippet or ""])
-    return Outcome(hits.confident is not False, right, took_s, shown)
+    span = (first.start_s, first.end_s)
+    shown = is_right(question, first.video, span, [first.snippet or ""])
+    return Outcome(hits.confident is not False, is_there(service, question, first.video, span), took_s, shown)
 
 
 def interval(values: Sequence[Sequence[float]], statistic: Callable[[np.ndarray], float]) -> str:
@@ -180,10 +173,14 @@ def main() -> None:
     answerable = [at for at, q in enumerate(questions) if not q.kind]
     firsts = compare([searched[at].right for at in answerable], [asked[at].right for at in answerable])
     print(f"  right moment first, ask - plain search: {firsts.value:+.2f} [{firsts.low:+.2f}, {firsts.high:+.2f}]")
-    shown = [float(searched[at].snippet_right) for at in answerable]
-    quoted = compare(shown, [asked[at].right for at in answerable])
-    print(f"  words in the snippet of the first hit: {interval([[each, 1.0] for each in shown], ratio)}")
-    print(f"  ask - snippet: {quoted.value:+.2f} [{quoted.low:+.2f}, {quoted.high:+.2f}]")
+    said = [at for at in answerable if asked[at].says]
+    there = compare([searched[at].right for at in said], [asked[at].right for at in said])
+    print(f"  the same, of the {len(said)} it answers: {there.value:+.2f} [{there.low:+.2f}, {there.high:+.2f}]")
+    shown = [[float(of[at].shown) for at in answerable] for of in (searched, asked)]
+    for name, values in zip(("snippet of the first hit", "quotations of the first moment"), shown, strict=True):
+        print(f"  words shown in the {name}: {interval([[each, 1.0] for each in values], ratio)}")
+    quoted = compare(*shown)
+    print(f"  words shown, ask - snippet: {quoted.value:+.2f} [{quoted.low:+.2f}, {quoted.high:+.2f}]")
     for name, others in (("plain search", searched), ("always answering", always)):
         gain = compare(decided(questions, others), decided(questions, asked))
         print(f"  rightly answered or not, ask - {name}: {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")

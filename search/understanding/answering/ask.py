@@ -1,9 +1,10 @@
 """Answers from what is said and written in videos: the moments that answer a question, quoted word for word.
 
-Extractive question answering by passage retrieval (Voorhees 1999, TREC-8). The clips of the modalities with timed text
-are ranked as a search ranks them; the segments of the best ones are the quotations. Whether the library answers at all
-is a test against chance: a moment counts only if its score in a modality is above what background queries, which are
-about nothing in the library, reach in it (`calibration.labels`: at least the label `low`). Where a library has no
+Extractive question answering by passage retrieval (Voorhees 1999, TREC-8). The moments are the hits of a search, in its
+order; the segments in them that match best are the quotations. Whether the library answers at all is a test against
+chance: a moment counts only if its score in a modality with timed text is above what background queries, which are
+about nothing in the library, reach in it (`calibration.labels`: at least the label `low`). Hits of a search by these
+modalities alone follow, so that pictures cannot crowd out the only moment that answers. Where a library has no
 calibration that separates the two, no moment is an answer, and the reason says so.
 
 A question for a number (`how many`, `which year`: the answer types of Li and Roth 2002) is answered only by a moment
@@ -20,7 +21,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from vfindex.search.calibration.labels import META_KEY, Calibration, Label
+from vfindex.search.calibration.labels import META_KEY, Calibration, Label, Labeller, open_weights
 from vfindex.search.engine import answer
 from vfindex.search.libraries import existing_video
 from vfindex.search.query.ast import Filters, Query
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from vfindex.storage.db.videos import StoredVideo
 
 TOP_K, MAX_TOP_K = 3, 20
-# Segments quoted of a moment; a clip of ten seconds has two to four of speech, a screen may have dozens.
+# Segments quoted of each track; a clip of ten seconds has two to four of speech, a screen may have dozens.
 MAX_QUOTATIONS = 4
 NOT_SAID = "the library does not say"
 _CHANCE = "not better than chance here: "
@@ -78,7 +79,10 @@ class Quotation(Record):
 
 @dataclass(frozen=True, slots=True)
 class Moment(Record):
-    """A clip whose quotations may answer the question. rank: from 1. share, confidence: as of a hit."""
+    """A hit whose quotations may answer the question. rank: from 1. start_s, end_s: of the hit.
+
+    score, share, confidence: as of a hit, by what is said and written alone.
+    """
 
     rounded: ClassVar[frozenset[str]] = _TIMES
 
@@ -135,12 +139,17 @@ def ask(
         _check_text(snapshots, video)
         uncalibrated = _why_uncalibrated(snapshots)
         has_scores = all(reading_spec(each)[0].weights_are_open for each in snapshots)
-    found = _moments(libraries, question, path, top_k) if has_scores else []
-    says = _says(found) if has_scores else None
+        query = Query.plain(question)
+        if path is not None:
+            query = replace(query, filters=Filters(inside=(escape(os.fsdecode(path)),)))
+        labeller = _labeller(snapshots, query)
+    asked = _Asked(libraries, question, query, labeller, top_k + _SPARE)
+    hits = asked.hits(top_k) if has_scores else []
+    found = asked.moments([hit for hit in hits if show_all or asked.counts(hit)])
+    says = True if any(map(_is_above_chance, found)) else None if not has_scores else asked.says_nothing(hits)
     not_said = "the video does not say" if video is not None else NOT_SAID
     reason = None if says else not_said if says is False else f"{_CHANCE}{uncalibrated}"
-    kept = [each for each in found if show_all or (says and each.confidence not in (None, "none"))][:top_k]
-    moments = tuple(replace(each, rank=rank) for rank, each in enumerate(kept, start=1))
+    moments = tuple(replace(each, rank=rank) for rank, each in enumerate(found[:top_k], start=1))
     phrased = None
     if says and endpoint is not None:
         from vfindex.search.understanding.answering.phrase import phrase
@@ -197,19 +206,69 @@ def text_weights() -> dict[ModalityName, float]:
     return {name: 0.0 for name in modality_names() if name not in tracks()}
 
 
-def _moments(libraries: OpenLibraries, question: str, path: bytes | None, top_k: int) -> list[Moment]:
-    """Return the moments of the best clips, best first; without those that lack a number if one is asked for."""
-    query = Query.plain(question)
-    if path is not None:
-        query = replace(query, filters=Filters(inside=(escape(os.fsdecode(path)),)))
-    depth = top_k + _SPARE
-    hits = answer(libraries.engines, Request(query, top_k=depth, per_video=depth, weights=text_weights()))
-    moments = []
-    with libraries.opened() as (opened, snapshots):
-        for library, snapshot, engine in zip(opened, snapshots, libraries.engines, strict=True):
-            own = [hit for hit in hits if hit.library == library.root]
-            moments += _quoted(own, question, snapshot, engine.searcher().encoder)
-    return _distinct(sorted(moments, key=lambda each: (-each.score, each.rank)))
+def _labeller(snapshots: Sequence[Snapshot], query: Query) -> Labeller:
+    """Return what labels hits by their timed text alone: what pictures show is no answer that could be quoted."""
+    open_ = {m: weight for m, weight in open_weights(reading_spec(snapshots[0])[0]).items() if m in tracks()}
+    return Labeller.of([each.get(META_KEY) for each in snapshots], query, open_)
+
+
+def _said(hit: Hit) -> dict[ModalityName, float | None]:
+    """Return the scores of a hit by what is said and written."""
+    return {m: score for m, score in hit.modalities.items() if m in tracks()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question to libraries. labeller: of its hits. depth: hits that are looked at."""
+
+    libraries: OpenLibraries
+    question: str
+    query: Query
+    labeller: Labeller
+    depth: int
+
+    def hits(self, top_k: int) -> list[Hit]:
+        """Return the hits of a search in its order; then, if few of them count, those by timed text alone."""
+        request = Request(self.query, top_k=self.depth, per_video=self.depth)
+        hits = list(answer(self.libraries.engines, request))
+        if sum(map(self.counts, hits)) < top_k:
+            hits += answer(self.libraries.engines, replace(request, weights=text_weights()))
+        return hits
+
+    def counts(self, hit: Hit) -> bool:
+        return self.labeller.label(_said(hit)) not in (None, "none")
+
+    def says_nothing(self, hits: Sequence[Hit]) -> bool | None:
+        """Return what no moment means: False, or None if the library cannot tell."""
+        labels = {self.labeller.label(_said(hit)) for hit in hits}
+        return None if labels == {None} or labels == {None, "none"} else False
+
+    def moments(self, hits: Sequence[Hit]) -> list[Moment]:
+        """Return the moments of hits that can be quoted, in their order; with a number if one is asked for."""
+        found: list[tuple[int, Moment]] = []
+        with self.libraries.opened() as (opened, snapshots):
+            for library, snapshot, engine in zip(opened, snapshots, self.libraries.engines, strict=True):
+                own = [(place, hit) for place, hit in enumerate(hits) if hit.library == library.root]
+                found += self._quoted(own, snapshot, engine.searcher().encoder)
+        wants_number = _FOR_NUMBER.search(self.question) is not None
+        ordered = [each for _, each in sorted(found, key=lambda each: each[0])]
+        return _distinct([each for each in ordered if not wants_number or _has_number(each.quotations)])
+
+    def _quoted(
+        self, hits: Sequence[tuple[int, Hit]], snapshot: Snapshot, encoder: QueryEncoder
+    ) -> list[tuple[int, Moment]]:
+        """Return the moments of the hits of one library, each with the place of its hit."""
+        videos = [snapshot.video_with(hit.key.fingerprint) for _, hit in hits]
+        stretches = [
+            (0 if video is None else video.id, _segments(snapshot, video, hit))
+            for video, (_, hit) in zip(videos, hits, strict=True)
+        ]
+        scored = score_passages(snapshot, encoder, self.question, stretches)
+        return [
+            (place, _moment(hit, passages, self.labeller))
+            for (place, hit), passages in zip(hits, scored, strict=True)
+            if passages
+        ]
 
 
 def _distinct(moments: Sequence[Moment]) -> list[Moment]:
@@ -224,24 +283,8 @@ def _distinct(moments: Sequence[Moment]) -> list[Moment]:
     return distinct
 
 
-def _quoted(hits: Sequence[Hit], question: str, snapshot: Snapshot, encoder: QueryEncoder) -> list[Moment]:
-    """Return the moments of the hits of one library that can be quoted."""
-    videos = [snapshot.video_with(hit.key.fingerprint) for hit in hits]
-    found = [
-        (0 if video is None else video.id, _segments(snapshot, video, hit))
-        for video, hit in zip(videos, hits, strict=True)
-    ]
-    scored = score_passages(snapshot, encoder, question, found)
-    moments = [_moment(hit, _chosen(passages)) for hit, passages in zip(hits, scored, strict=True) if passages]
-    wants_number = _FOR_NUMBER.search(question) is not None
-    return [each for each in moments if not wants_number or _has_number(each.quotations)]
-
-
-def _says(moments: Sequence[Moment]) -> bool | None:
-    labels = {each.confidence for each in moments}
-    if labels - {None, "none"}:
-        return True
-    return None if None in labels else False
+def _is_above_chance(moment: Moment) -> bool:
+    return moment.confidence not in (None, "none")
 
 
 def _segments(snapshot: Snapshot, video: StoredVideo | None, hit: Hit) -> list[Segment]:
@@ -254,7 +297,7 @@ def _segments(snapshot: Snapshot, video: StoredVideo | None, hit: Hit) -> list[S
 
 
 def _chosen(passages: Sequence[Passage]) -> list[Passage]:
-    """Return the best passage, and others that score nearly as well and are near it in time, each segment once."""
+    """Return the best passage of a track, and others that score nearly as well and are near it, each segment once."""
     chosen: list[Passage] = []
     for each in passages:
         quoted = {id(segment) for one in chosen for segment in one.segments}
@@ -268,10 +311,18 @@ def _chosen(passages: Sequence[Passage]) -> list[Passage]:
     return chosen
 
 
-def _moment(hit: Hit, passages: Sequence[Passage]) -> Moment:
+def _moment(hit: Hit, passages: Sequence[Passage], labeller: Labeller) -> Moment:
+    """Return a moment that quotes the track with the best passage, and every other that is above chance in it."""
+    said = _said(hit)
+    quoted = [
+        track
+        for number, track in enumerate(dict.fromkeys(each.track for each in passages))
+        if number == 0 or labeller.label({track: said.get(track)}) not in (None, "none")
+    ]
     quotations = [
         Quotation(each.text, each.track, each.source, each.start_s, each.end_s, passage.words, each.box, each.speakers)
-        for passage in passages
+        for track in quoted
+        for passage in _chosen([each for each in passages if each.track == track])
         for each in passage.segments
     ]
     return Moment(
@@ -279,11 +330,11 @@ def _moment(hit: Hit, passages: Sequence[Passage]) -> Moment:
         library=hit.library,
         video=hit.video,
         key=hit.key,
-        start_s=min(each.start_s for each in quotations),
-        end_s=max(each.end_s for each in quotations),
-        score=max(each.score for each in passages),
-        share=hit.share,
-        confidence=hit.confidence,
+        start_s=hit.start_s,
+        end_s=hit.end_s,
+        score=sum(score for score in said.values() if score is not None),
+        share=labeller.share(said),
+        confidence=labeller.label(said),
         quotations=tuple(sorted(quotations, key=lambda each: each.start_s)),
     )
 

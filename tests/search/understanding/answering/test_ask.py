@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ import pytest
 from answering import answering, sending
 from library_maker import add_video, axis, clip, install
 
-from vfindex.search.calibration.labels import META_KEY, Calibration, ModalityCalibration
+from vfindex.search.calibration.labels import (
+    META_KEY,
+    Calibration,
+    Labeller,
+    LibraryLabeller,
+    ModalityCalibration,
+)
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.remote.address import Address
 from vfindex.search.service import SearchService
-from vfindex.search.understanding.answering.ask import NOT_SAID
+from vfindex.search.understanding.answering.ask import NOT_SAID, _moment
 from vfindex.search.understanding.answering.endpoint import Endpoint
+from vfindex.search.understanding.answering.passages import Passage
 from vfindex.storage.errors import LibraryError, QueryError
 from vfindex.storage.records import Line, Segment
 from vfindex.storage.writer import writing
@@ -44,9 +52,9 @@ def one_vector(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path: Path) -> Path:
     with writing(tmp_path) as writer:
         install(writer)
-        said = [Segment(1, 4, TREE, "asr", "en"), Segment(5.5, 9, ROPES, "sidecar", "en", speakers=("Ann Lee",))]
-        clips = [clip(0, 5, visual=axis(1), speech=axis(2)), clip(5, 10, visual=axis(1), speech=axis(3))]
-        add_video(writer, "climb[1].mp4", clips, said)
+        said = [Segment(1, 4, TREE, "asr", "en"), Segment(8.5, 12, ROPES, "sidecar", "en", speakers=("Ann Lee",))]
+        clips = [clip(0, 5, visual=axis(1), speech=axis(2)), clip(8, 13, visual=axis(1), speech=axis(3))]
+        add_video(writer, "climb[1].mp4", clips, said, end_s=13)
         add_video(writer, "bread.mp4", [clip(0, 5, speech=axis(4))], [Segment(0, 5, BREAD, "asr", "en")])
         add_video(writer, "silent.mp4", [clip(0, 5, visual=axis(5))])
         writer.publish()
@@ -72,10 +80,30 @@ def test_the_moment_that_answers_is_quoted(folder: Path) -> None:
         assert (first.rank, first.video, first.confidence) == (1, CLIMBING.encode(), "medium")
         [quotation] = first.quotations
         assert (quotation.text, quotation.track, quotation.source) == (TREE, "speech", "asr")
-        assert (first.start_s, first.end_s) == (quotation.start_s, quotation.end_s) == (1.0, 4.0)
+        assert (first.start_s, first.end_s, quotation.start_s, quotation.end_s) == (0.0, 5.0, 1.0, 4.0)
         assert quotation.words == ("never", "climb", "tree")
         assert service.ask("What do climbers bring along?").moments[0].quotations[0].speakers == ("Ann Lee",)
         json.dumps(answer.to_dict(), allow_nan=False)
+
+
+def test_moments_come_in_the_order_of_a_search(folder: Path) -> None:
+    with SearchService(folder) as service:
+        # By speech alone the second clip would be first; what is shown, in the first, counts too.
+        hits = service.search("climb tree ropes", per_video=2, min_confidence="none")
+        answer = service.ask("climb tree ropes")
+    counted = [hit.key for hit in hits if hit.modalities["speech"] is not None and hit.modalities["speech"] >= 0.1]
+    assert [each.key for each in answer.moments] == counted and len(counted) == 2
+
+
+def test_each_track_above_chance_is_quoted(folder: Path) -> None:
+    with SearchService(folder) as service:
+        hit = service.search("never climb a tree", min_confidence="none")[0]
+    said, sign = Segment(1, 4, TREE, "asr", "en"), Segment(0, 5, "NO CLIMBING", "frames", "", track="screen")
+    passages = [Passage((said,), (), 2.0), Passage((sign,), (), 0.5)]
+    labeller = Labeller([LibraryLabeller({"speech": MEASURED, "screen": MEASURED}, True)])
+    for screen, quoted_ in ((0.2, {TREE, "NO CLIMBING"}), (0.05, {TREE}), (None, {TREE})):
+        moment = _moment(replace(hit, modalities={"speech": 2.0, "screen": screen}), passages, labeller)
+        assert {each.text for each in moment.quotations} == quoted_
 
 
 def test_what_is_not_above_chance_is_not_said(folder: Path) -> None:
