@@ -1,21 +1,23 @@
 """Extractive summaries of a video: the excerpts and the sentences that stand for the rest.
 
-Excerpts are clips of most facility location: the sum over all clips of their likeness to the nearest chosen one (for
-video Gygli et al. 2015, CVPR). It is submodular, so the better of two greedy choices within a budget has at least
-1 - 1/sqrt(e) = 39 % of the best value (Lin and Bilmes 2010, NAACL). Sentences are those of most LexRank that say
-nothing twice (`sentences.centrality`; maximal marginal relevance, Carbonell and Goldstein 1998).
+Excerpts are the medoids of segments: the video is cut into as many parts as excerpts fit, so that clips scatter least
+about the means of their parts (kernel change points; for summaries Potapov et al. 2014, ECCV), and the clip that is
+most like its part stands for it. Sentences are those of most LexRank that say nothing twice (`sentences.centrality`;
+maximal marginal relevance, Carbonell and Goldstein 1998).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.search.outline.chapters import quotation
 from vfindex.search.outline.records import DIGEST_LENGTH_S, DIGEST_WORDS, Digest, Moment, Quotation, Verdict
+from vfindex.search.outline.segmentation import partitions
 from vfindex.search.outline.sentences import MOST_SENTENCES, Sentence, centrality, sentences_of, terms_of
 from vfindex.search.outline.timeline import Timeline, halves_of, timeline_of
 from vfindex.search.query.values import is_number
@@ -61,8 +63,7 @@ def digest_of(library: Library, snapshot: Snapshot, video: StoredVideo, wanted: 
     clips = snapshot.clips_of(video.id)
     if not clips:
         raise LibraryError(f"{video.fingerprint} has no clips, so nothing is chosen; index it with: vfindex retry")
-    lengths_s = np.minimum(timeline.lengths_s, EXCERPT_S)
-    steps = choose(_likeness(timeline), timeline.lengths_s, lengths_s, wanted.length_s)
+    steps = choose(timeline, wanted.length_s)
     pictures = _pictures_verdict(snapshot, clips, timeline, wanted.length_s, len(steps))
     moments = () if pictures.better_than_chance is False else _moments(library, snapshot, video, clips, timeline, steps)
     sentences = [each for each in sentences_of(timeline.segments) if len(set(terms_of(each.text))) >= _LEAST_TERMS]
@@ -83,34 +84,23 @@ def digest_of(library: Library, snapshot: Snapshot, video: StoredVideo, wanted: 
     )
 
 
-def choose(likeness: Matrix, masses: Matrix, costs: Matrix, budget: float) -> list[int]:
-    """Return the rows that stand for all, in order, whose costs together are within the budget; at least one.
+def choose(timeline: Timeline, length_s: float) -> list[int]:
+    """Return steps that stand for all, in order: one of each part, of as many parts as excerpts fit; at least one."""
+    likeness, masses = _likeness(timeline), timeline.lengths_s
+    costs_s = np.minimum(masses, EXCERPT_S)
+    chosen: list[int] = []
+    for edges in partitions(timeline):
+        steps = [_medoid(likeness[a:b, a:b], masses[a:b]) + a for a, b in pairwise(edges)]
+        if float(costs_s[steps].sum()) <= length_s + 1e-9 or not chosen:
+            chosen = steps
+        elif len(edges) - 1 > length_s / EXCERPT_S:  # so many fit however long they are
+            break
+    return chosen
 
-    likeness: (n, n), 0 to 1. masses: (n,) how much each row counts. The better of two greedy choices: by gain, and by
-    gain per cost.
-    """
-    found = [_greedy(likeness, masses, costs, budget, per_cost) for per_cost in (False, True)]
-    by_gain, by_rate = found
-    better = by_gain if value(likeness, masses, by_gain) >= value(likeness, masses, by_rate) else by_rate
-    return sorted(better)
 
-
-def _greedy(likeness: Matrix, masses: Matrix, costs: Matrix, budget: float, per_cost: bool) -> list[int]:
-    nearest, chosen, left = np.zeros(len(masses)), list[int](), budget
-    while True:
-        gains = masses @ np.maximum(likeness - nearest[:, None], 0)
-        if per_cost:
-            gains = gains / costs
-        fits = costs <= left + 1e-9 if chosen else np.ones(len(costs), np.bool_)
-        fits[chosen] = False
-        if not fits.any() or len(chosen) == len(masses):
-            return chosen
-        best = int(np.argmax(np.where(fits, gains, -1.0)))
-        if gains[best] <= 0:  # nothing new is shown
-            return chosen
-        chosen.append(best)
-        left -= float(costs[best])
-        nearest = np.maximum(nearest, likeness[:, best])
+def _medoid(likeness: Matrix, masses: Matrix) -> int:
+    """Return the row that is most like all, which count by their masses."""
+    return int(np.argmax(likeness @ masses))
 
 
 def value(likeness: Matrix, masses: Matrix, rows: Sequence[int]) -> float:
@@ -149,9 +139,7 @@ def _pictures_verdict(
     if count >= len(timeline):
         return Verdict(None, None)
     first, second = halves_of(snapshot, clips, timeline)
-    costs = np.minimum(timeline.lengths_s, EXCERPT_S)
-    chosen = choose(_likeness(first), timeline.lengths_s, costs, length_s)
-    return _verdict(chosen, _likeness(second), timeline.lengths_s)
+    return _verdict(choose(first, length_s), _likeness(second), timeline.lengths_s)
 
 
 def _moments(

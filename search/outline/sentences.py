@@ -23,6 +23,11 @@ _MOST_GAP_S = 2.0
 _MOST_PARTS = 8
 # Sentences compared with each other: 32 MB. Of more, the longest are.
 MOST_SENTENCES = 2000
+# Content words of a sentence that are compared. What has more is a list, and time grows with them.
+_MOST_TERMS = 200
+# A word of more than one in so many sentences is multiplied in blocks of words, a rarer one by its sentences alone: at
+# this share a block takes as long.
+_COMMON_SHARE, _BLOCK_WORDS = 8, 1024
 # LexRank's damping, as in Erkan and Radev 2004 (JAIR 22), section 3.2.
 _DAMPING = 0.85
 _ROUNDS, _CONVERGED = 100, 1e-6
@@ -102,7 +107,7 @@ def centrality(sentences: Sequence[str], half: int | None = None) -> tuple[NDArr
     half: 0 or 1 counts every other word alone, in order of their first use.
     """
     n = len(sentences)
-    terms = [terms_of(each) for each in sentences]
+    terms = [terms_of(each)[:_MOST_TERMS] for each in sentences]
     if half is not None:
         counted = {word for number, word in enumerate(dict.fromkeys(chain.from_iterable(terms))) if number % 2 == half}
         terms = [[word for word in each if word in counted] for each in terms]
@@ -131,8 +136,17 @@ def _cosines(counts: Sequence[Counter[str]]) -> NDArray[np.float64]:
         for word, weight in weights.items():
             postings.setdefault(word, []).append((number, weight / length))
     cosines = np.zeros((n, n))
+    common: list[list[tuple[int, float]]] = []
     for places in postings.values():
+        if len(places) * _COMMON_SHARE > n:
+            common.append(places)
+            continue
         rows = np.array([number for number, _ in places])
         values = np.array([weight for _, weight in places])
         cosines[np.ix_(rows, rows)] += values[:, None] * values
+    for first in range(0, len(common), _BLOCK_WORDS):
+        block = np.zeros((n, min(_BLOCK_WORDS, len(common) - first)))
+        for column, places in enumerate(common[first : first + _BLOCK_WORDS]):
+            block[[number for number, _ in places], column] = [weight for _, weight in places]
+        cosines += block @ block.T
     return cosines

@@ -1,9 +1,12 @@
 """Digests of films with known parts (films.py), against excerpts at equal distances and at random times.
 
     python tests/bench/digests.py MEDIA WORK [--kind development]
+    python tests/bench/digests.py MEDIA WORK --kind digest-held-out --public LIBRARY
 
-Prints for excerpts of 3, 5 and 8 times 5 s the share of a film's five parts of which an excerpt shows 1 s or more, as
-the mean over films with a 95 % interval, and the paired difference of the digest to each control (over films).
+LIBRARY: of the public videos, whose frames make the films of the kinds `digest-` and `uneven-`.
+Prints for excerpts of 3, 5 and 8 times 5 s the share of a film's five parts of which an excerpt shows 1 s or more, and
+the share of its time that these parts take, as the mean over films with a 95 % interval, and the paired difference of
+the digest to each control (over films).
 The controls have excerpts of the lengths that the digest has: uniform ones divide the film equally; random ones begin
 anywhere and do not overlap, the mean of 200 draws. All films count: the digest's own test of chance is left out, and
 counted.
@@ -18,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from chapters import print_table
-from films import Film, films_of
+from films import VECTORS, Film, films_of, joined_library, planned
 
 from vfindex.search.outline import digest as digests
 from vfindex.search.outline.digest import EXCERPT_S
@@ -29,14 +32,15 @@ COUNTS, DRAWS, LEAST_S = (3, 5, 8), 200, 1.0
 Spans = Sequence[tuple[float, float]]
 
 
-def covered(film: Film, spans: Spans) -> float:
-    """Return the share of the parts of which at least 1 s is shown."""
+def covered(film: Film, spans: Spans) -> tuple[float, float]:
+    """Return the share of the parts of which at least 1 s is shown, and the share of the time that these take."""
     edges_s = [0.0, *film.joins_s, film.length_s]
     shown = [
         sum(max(0.0, min(end_s, to_s) - max(start_s, from_s)) for start_s, end_s in spans)
         for from_s, to_s in pairwise(edges_s)
     ]
-    return float(np.mean([each >= LEAST_S for each in shown]))
+    is_shown = np.array(shown) >= LEAST_S
+    return float(is_shown.mean()), float(np.diff(edges_s) @ is_shown / film.length_s)
 
 
 def uniform(film: Film, lengths_s: Sequence[float]) -> Spans:
@@ -59,11 +63,17 @@ def main() -> None:
     parser.add_argument("media", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--kind", default="held-out")
+    parser.add_argument("--public", type=Path)
     args = parser.parse_args()
-    films, library = films_of(args.media, args.work, args.kind)
+    if args.kind in VECTORS:
+        films, library = planned(args.media / "SOURCES.csv", args.kind), args.work / args.kind
+        if not library.exists():
+            joined_library(films, args.public, library)
+    else:
+        films, library = films_of(args.media, args.work, args.kind)
     generator, tested = np.random.default_rng(0), digests._verdict
     for count in COUNTS:
-        values: dict[str, list[float]] = {"digest": [], "uniform": [], "random": []}
+        values: dict[str, list[tuple[float, float]]] = {"digest": [], "uniform": [], "random": []}
         verdicts: list[bool | None] = []
 
         def judge(*arguments: object, into: list[bool | None] = verdicts) -> Verdict:
@@ -79,9 +89,11 @@ def main() -> None:
                 values["digest"].append(covered(film, spans))
                 values["uniform"].append(covered(film, uniform(film, lengths_s)))
                 drawn = [covered(film, at_random(film, lengths_s, generator)) for _ in range(DRAWS)]
-                values["random"].append(float(np.mean(drawn)))
+                parts, time = np.mean(drawn, axis=0).tolist()
+                values["random"].append((parts, time))
         print(f"{count} excerpts: {verdicts.count(True)} films above chance, {verdicts.count(False)} not")
-        print_table({"covered": values})
+        for place, title in enumerate(("parts", "time")):
+            print_table({title: {name: [pair[place] for pair in pairs] for name, pairs in values.items()}})
 
 
 if __name__ == "__main__":

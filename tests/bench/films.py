@@ -8,7 +8,11 @@ is kept, so that the other benches (chapters.py, digests.py) begin with this at 
 
 A part is a span of 8 to 40 s of a video that lasts at least 9 s; no film has two of one video. Pictures are scaled and
 cropped to one size, without bars, so that no edge shows a join; a video without audio is silent. Every third video is
-for development: no film of the held-out set shows one.
+for development: no film of the held-out sets shows one.
+
+digests.py has sets of its own, drawn anew: `digest-development`, `digest-held-out`, and `uneven-` of both, whose films
+have one part of 30 s or more, at a random place, and four of at most 10 s. Nothing is encoded for these:
+`joined_library` puts them together from the frame vectors of a library of the public videos.
 """
 
 from __future__ import annotations
@@ -16,20 +20,35 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import random
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from library_maker import add_video
+
+from vfindex.storage.db.clips import StoredClip, StoredVectors
+from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.records import Clip
+from vfindex.storage.writer import writing
+
 PARTS = 5
 FILMS = {"development": 10, "held-out": 20}
+# Sets whose films are never encoded.
+VECTORS = dict.fromkeys(("digest-development", "uneven-development", "digest-held-out", "uneven-held-out"), 20)
 LEAST_VIDEO_S, LEAST_S, MOST_S = 9.0, 8.0, 40.0
+# Of uneven films: seconds of the long part, at least, and of the others, at most.
+LONG_S, SHORT_S = 30.0, 10.0
 WIDTH_PX, HEIGHT_PX, FPS, RATE_HZ = 320, 180, 15, 16_000
 _BLOCK = 1600  # samples of one audio frame
 
@@ -65,10 +84,12 @@ def planned(sources: Path, kind: str) -> list[Film]:
     with sources.open(newline="", encoding="utf-8") as file:
         rows = [(row["id"], float(row["duration"])) for row in csv.DictReader(file)]
     long = sorted(row for row in rows if row[1] >= LEAST_VIDEO_S)
-    own = [row for number, row in enumerate(long) if (number % 3 == 0) == (kind == "development")]
+    own = [row for number, row in enumerate(long) if (number % 3 == 0) == kind.endswith("development")]
     draw = random.Random(kind)
+    if kind.startswith("uneven"):
+        return [Film(f"{kind}-{number:02}", _uneven(draw, own)) for number in range(VECTORS[kind])]
     films, pool = [], []  # type: list[Film], list[tuple[str, float]]
-    for number in range(FILMS[kind]):
+    for number in range((FILMS | VECTORS)[kind]):
         chosen: list[tuple[str, float]] = []
         while len(chosen) < PARTS:
             pool = pool or draw.sample(own, len(own))
@@ -82,8 +103,18 @@ def planned(sources: Path, kind: str) -> list[Film]:
     return films
 
 
-def _part(draw: random.Random, video: str, duration_s: float) -> Part:
-    length_s = round(min(draw.uniform(LEAST_S, MOST_S), duration_s - 0.5), 1)
+def _uneven(draw: random.Random, videos: Sequence[tuple[str, float]]) -> tuple[Part, ...]:
+    long = draw.choice([row for row in videos if row[1] >= LONG_S + 0.5])
+    others = draw.sample([row for row in videos if row != long], PARTS - 1)
+    parts = [_part(draw, *row, (LEAST_S, SHORT_S)) for row in others]
+    parts.insert(draw.randrange(PARTS), _part(draw, *long, (LONG_S, 2 * MOST_S)))
+    return tuple(parts)
+
+
+def _part(
+    draw: random.Random, video: str, duration_s: float, lengths_s: tuple[float, float] = (LEAST_S, MOST_S)
+) -> Part:
+    length_s = round(min(draw.uniform(*lengths_s), duration_s - 0.5), 1)
     return Part(video, round(draw.uniform(0, duration_s - 0.5 - length_s), 1), length_s)
 
 
@@ -168,6 +199,54 @@ def films_of(media: Path, work: Path, kind: str) -> tuple[list[Film], Path]:
     subprocess.run([*map(str, command), "--preset", "lite", "--no-ocr"], check=True)
     plan.write_text(text)
     return films, library
+
+
+def joined_library(films: Sequence[Film], public: Path, folder: Path) -> None:
+    """Make a library of films from the frames and clips that a library of the public videos has of their parts.
+
+    A join is a boundary of clips, as where a cut is found. What is said, written and heard is left out.
+    """
+    library = Library.open(public)
+    with library.snapshot() as snapshot, writing(folder) as writer:
+        meta = LibraryMeta(snapshot)
+        writer.install(meta.existing_setup(), {"visual": meta.priors["visual"]}, {})
+        read = {}
+        for video in snapshot.videos():
+            if video.locations:
+                clips = snapshot.clips_of(video.id)
+                frames = snapshot.vectors([clip.id for clip in clips])
+                read[os.path.basename(os.fsdecode(video.locations[0].path))] = (clips, frames)
+        for film in films:
+            starts_s = [0.0, *film.joins_s]
+            made = [
+                clip
+                for at_s, part in zip(starts_s, film.parts, strict=True)
+                for clip in _clips(part, at_s, *read[part.video])
+            ]
+            add_video(writer, f"{film.name}.mp4", made, end_s=film.length_s)
+        writer.publish()
+
+
+def _clips(part: Part, at_s: float, clips: Sequence[StoredClip], read: Mapping[int, StoredVectors]) -> Iterator[Clip]:
+    """Yield the clips of a part that begins at `at_s` of a film; what has no frame joins a clip beside it."""
+    end_s, kept = part.start_s + part.length_s, []
+    for clip in clips:
+        times_s = read[clip.id].frame_times_s
+        inside = (times_s >= max(part.start_s, clip.start_s)) & (times_s < min(end_s, clip.end_s))
+        if inside.any():
+            kept.append((clip.start_s, times_s[inside], read[clip.id].frames[inside]))
+    edges_s = [part.start_s, *(start_s for start_s, _, _ in kept[1:]), end_s]
+    for (from_s, to_s), (_, times_s, frames) in zip(pairwise(edges_s), kept, strict=True):
+        mean = frames.mean(axis=0)
+        shift_s = at_s - part.start_s
+        yield Clip(
+            from_s + shift_s,
+            to_s + shift_s,
+            0.0,
+            {"visual": mean / np.linalg.norm(mean)},
+            frames,
+            times_s + shift_s,
+        )
 
 
 def main() -> None:

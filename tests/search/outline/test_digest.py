@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from library_maker import DIM, add_video, axis, clip, install
 
-from vfindex.search.outline.digest import choose, value
+from vfindex.search.outline.digest import choose
+from vfindex.search.outline.segmentation import partitions
+from vfindex.search.outline.timeline import Timeline
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import LibraryError, QueryError
 from vfindex.storage.records import Clip, Segment
@@ -91,22 +93,37 @@ def test_sentences_keep_to_their_words_and_say_nothing_twice(folder: Path, monke
     assert none.sentences == () and none.moments == made.moments
 
 
-def test_the_choice_is_the_best_of_all_where_topics_are_apart() -> None:
+def line(vectors: list[np.ndarray], lengths_s: list[float]) -> Timeline:
+    edges_s = np.concatenate([[0.0], np.cumsum(lengths_s)])
+    return Timeline(edges_s, {"visual": np.stack(vectors)}, {"visual": 1.0}, ())
+
+
+def test_parts_scatter_least_of_all() -> None:
     generator = np.random.default_rng(2)
-    likeness, masses = generator.uniform(0, 1, (9, 9)), generator.uniform(1, 5, 9)
-    likeness = np.maximum(likeness, likeness.T)
-    np.fill_diagonal(likeness, 1.0)
-    chosen = choose(likeness, masses, np.ones(9), 3.0)
-    best = max(value(likeness, masses, rows) for rows in combinations(range(9), 3))
-    assert len(chosen) == 3 and value(likeness, masses, chosen) >= (1 - np.exp(-1)) * best
+    rows = generator.normal(size=(9, DIM)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths_s = generator.uniform(1, 5, 9)
+
+    def scatter(edges: tuple[int, ...]) -> float:
+        total = 0.0
+        for a, b in pairwise(edges):
+            masses = lengths_s[a:b, None]
+            total += float((masses * np.square(rows[a:b] - (masses * rows[a:b]).sum(0) / masses.sum())).sum())
+        return total
+
+    found = list(partitions(line(list(rows), list(lengths_s))))
+    assert [len(edges) - 1 for edges in found] == list(range(1, 10)) and found[-1] == tuple(range(10))
+    for edges in found:
+        inner = combinations(range(1, 9), len(edges) - 2)
+        assert scatter(edges) == pytest.approx(min(scatter((0, *each, 9)) for each in inner))
 
 
-def test_a_choice_keeps_to_its_budget() -> None:
-    costs = np.array([5.0, 1.0, 1.0, 3.0])
-    assert choose(np.eye(4), np.ones(4), costs, 5.0) == [1, 2, 3]
-    assert choose(np.eye(4), np.array([9.0, 1, 1, 1]), costs, 5.0) == [0]
-    assert choose(np.eye(4), np.ones(4), costs, 0.5) != [], "one at least"
-    assert len(choose(np.ones((4, 4)), np.ones(4), costs, 9.0)) == 1, "the others show nothing new"
+def test_a_choice_keeps_to_its_length() -> None:
+    topics = [axis(0)] * 6 + [axis(1), axis(1), axis(2)]
+    assert choose(line(topics, [8.0] * 9), 15.0) == [0, 6, 8], "one of each part, however long"
+    assert choose(line(topics, [8.0] * 9), 14.9) == [0, 6] and choose(line(topics, [8.0] * 9), 2.0) == [0]
+    assert len(choose(line(topics, [2.0] * 9), 10.0)) == 5, "short clips leave room for more"
+    assert choose(line(topics, [8.0] * 9), 1e6) == list(range(9))
 
 
 def test_a_digest_is_exported(folder: Path) -> None:
