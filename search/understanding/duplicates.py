@@ -1,12 +1,11 @@
 """The same footage in several files: whole copies, re-encodes, excerpts, shared intros, and what could be deleted.
 
-The joint index proposes, for some clips of each video, the nearest clips of other videos; the offsets in time that
-these vote for are examined frame by frame (alignment.py). Nothing is ever deleted.
+The nearest clips of other videos vote for pairs and offsets in time (candidates.py); these are examined frame by frame
+(alignment.py). Nothing is ever deleted.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,9 +21,17 @@ from vfindex.search.query.request import Request
 from vfindex.search.rank.delta import View
 from vfindex.search.results import Record
 from vfindex.search.understanding.alignment import STEP_S, TOLERANCE_S, Frames, Run, align, least_evidence
+from vfindex.search.understanding.candidates import (
+    CLIPS_A_VIDEO,
+    MOST_OFFSETS,
+    Votes,
+    asked_rows,
+    candidates,
+    clips_of,
+    neighbours,
+)
 from vfindex.search.understanding.copies import Member, Speech, joined, same_speech
-from vfindex.search.understanding.vectors import check_modality, comparison_vectors, nearest_clips
-from vfindex.storage.db.clips import StoredClip
+from vfindex.search.understanding.vectors import check_modality, comparison_vectors
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.errors import QueryError
@@ -32,10 +39,6 @@ from vfindex.storage.ids import spread
 from vfindex.storage.modalities import ModalityName, frame_modality, spoken_modalities
 from vfindex.storage.records import FloatArray
 
-# Clips of a video whose neighbours are looked up, and neighbours of each: 16 searches a video, however long it is.
-CLIPS_A_VIDEO, NEIGHBOURS = 16, 8
-# Offsets in time that are tried of a pair of videos, those with the most votes: two clips of 10 s vote for 80.
-MOST_OFFSETS = 320
 # Videos whose frames give the similarity that 90 % of unrelated frames do not reach, and frames of each.
 SAMPLE_VIDEOS, SAMPLE_FRAMES, USUAL_SHARE = 200, 8, 0.9
 # Frame vectors kept in memory: 50 films of two hours at one frame a second, of 384 dimensions, or 10,000 short videos.
@@ -131,51 +134,30 @@ def _freed(group: DuplicateGroup) -> int:
 
 
 def find_pairs(view: View, video_ids: Sequence[int], cache: FrameCache, progress: Progress) -> list[Pair]:
-    """Return the pairs of videos with a run, each once."""
-    tried: set[tuple[int, int]] = set()
+    """Return the pairs of videos with a run, each once.
+
+    progress: half of it for the neighbours of clips, half for the pairs that they vote for.
+    """
+    modality = frame_modality()
+    clips, vectors = clips_of(view, modality)
+    rows = asked_rows(clips, video_ids)
+    sources, matches, looked_up = [rows[:0]], [rows[:0]], set[int]()
+    for source, match in neighbours(view, clips, vectors, rows, modality):
+        sources.append(source)
+        matches.append(match)
+        looked_up.update(clips.videos[source].tolist())
+        progress(len(looked_up), 2 * len(video_ids))
+    del vectors
+    is_asked = np.isin(np.arange(len(clips.ids)), rows)
+    found, considered = candidates(Votes.of(np.concatenate(sources), np.concatenate(matches), is_asked), clips)
     pairs: list[Pair] = []
-    for done, video_id in enumerate(video_ids, start=1):
-        for other, offsets_s in sorted(_votes(view, video_id).items(), key=lambda item: item[0]):
-            pair = (min(video_id, other), max(video_id, other))
-            if pair in tried:
-                continue
-            tried.add(pair)
-            most = sorted(offset_s for offset_s, _ in offsets_s.most_common(MOST_OFFSETS))
-            run = align(cache.frames(video_id), cache.frames(other), most, cache.usual)
-            if run is not None:
-                pairs.append(Pair(video_id, other, run))
-        progress(done, len(video_ids))
-    limit = least_evidence(len(tried))
+    for done, each in enumerate(found, start=1):
+        run = align(cache.frames(each.first), cache.frames(each.second), each.offsets_s, cache.usual)
+        if run is not None:
+            pairs.append(Pair(each.first, each.second, run))
+        progress(len(video_ids) + done * len(video_ids) // len(found), 2 * len(video_ids))
+    limit = least_evidence(considered)
     return [pair for pair in pairs if pair.run.evidence >= limit]
-
-
-def _votes(view: View, video_id: int) -> dict[int, Counter[float]]:
-    """Return other video -> offset in time -> how many pairs of clips may show the same at it."""
-    snapshot, modality = view.snapshot, frame_modality()
-    own = snapshot.clips_of(video_id)
-    ids = np.array(sorted(clip.id for clip in own), np.int64)
-    chosen = {clip.id: clip for clip in spread(own, CLIPS_A_VIDEO)}
-    near: list[tuple[StoredClip, list[int]]] = []
-    dims = {modality: view.spec.parts[modality].dim}
-    for part, rows in snapshot.batches(sorted(chosen), dims):
-        for id_, vector in zip(part.tolist(), comparison_vectors(rows, view.spec, modality), strict=True):
-            if not vector.any():
-                continue
-            found, _ = nearest_clips(view, vector, NEIGHBOURS, modality, None, ids)
-            near.append((chosen[id_], found.tolist()))
-    others = snapshot.clips(sorted({id_ for _, matches in near for id_ in matches}))
-    votes: dict[int, Counter[float]] = {}
-    for clip, matches in near:
-        for other in (others[id_] for id_ in matches if id_ in others):
-            votes.setdefault(other.video_id, Counter()).update(_offsets(clip, other))
-    return votes
-
-
-def _offsets(first: StoredClip, second: StoredClip) -> list[float]:
-    """Return the offsets at which two clips overlap, in steps."""
-    low = np.ceil((second.start_s - first.end_s) / STEP_S)
-    high = np.floor((second.end_s - first.start_s) / STEP_S)
-    return [STEP_S * step for step in range(int(low), int(high) + 1)]
 
 
 class FrameCache:
