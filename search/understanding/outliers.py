@@ -14,6 +14,8 @@ from vfindex.storage.records import FloatArray
 LEVEL = 0.05
 # Median absolute deviation of a normal distribution by its standard deviation (Hampel 1974).
 _NORMAL_MAD = 0.6744897501960817
+# Mean absolute deviation of a normal distribution by its standard deviation, the root of 2 / pi.
+_NORMAL_MEAN_AD = 0.7978845608028654
 _SMALLEST = 1e-10  # as in scikit-learn: identical items are at distance 0, and their density stays finite
 
 
@@ -96,11 +98,15 @@ def _density(distances: FloatArray, neighbours: NDArray[np.int64], k_distances: 
 def deviations(scores: FloatArray, usual: FloatArray) -> FloatArray:
     """Return how many robust standard deviations scores (n,) lie above the median of `usual` (m,), finite values.
 
-    The scale is the median absolute deviation by that of a normal distribution (Hampel 1974); 0 if it is 0.
+    The scale is the median absolute deviation by that of a normal distribution (Hampel 1974); where more than half of
+    the scores are equal, the mean absolute deviation (Iglewicz and Hoaglin 1993); 0 if all are.
     """
     usual = usual[np.isfinite(usual)]
     centre = float(np.median(usual)) if len(usual) else 0.0
-    spread = float(np.median(np.abs(usual - centre))) / _NORMAL_MAD if len(usual) else 0.0
+    apart = np.abs(usual - centre)
+    spread = float(np.median(apart)) / _NORMAL_MAD if len(usual) else 0.0
+    if len(usual) and spread <= _SMALLEST:
+        spread = float(np.mean(apart)) / _NORMAL_MEAN_AD
     return np.asarray((scores - centre) / spread if spread > 0 else np.zeros(len(scores)), np.float32)
 
 

@@ -3,13 +3,16 @@
 A clip is scored by its distances to the k nearest clips of other videos: their mean (Angiulli and Pizzuti 2002), or its
 density by theirs, the local outlier factor (Breunig et al. 2000). Of many clips, a random sample is what all are
 compared with (Sugiyama and Borgwardt 2013, NIPS), and the joint index finds the true neighbours of the best.
+
+Vectors are centred on generic clips, not on the library's mean: where all clips are of one kind, that mean is the kind,
+and without it they are no nearer to each other than to anything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -33,6 +36,8 @@ from vfindex.search.understanding.vectors import Ids, Rows, check_modality, near
 from vfindex.storage.db.clips import StoredClip
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
 from vfindex.storage.errors import QueryError
+from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, FloatArray
 
@@ -143,6 +148,7 @@ def unusual(engine: LiveLibrary, choice: UnusualChoice, progress: Progress = lam
         _, view = engine.open_view(Request(""), Query(()), opened, None)
         check_modality(view.spec, choice.modality)
         snapshot = view.snapshot
+        view = replace(view, spec=_generic(view.spec, snapshot))
         scope = _clips(snapshot, choice.filters)
         compared = scope if choice.among is None else _clips(snapshot, choice.among)
         compared = compared if answers is None else answers
@@ -154,6 +160,12 @@ def unusual(engine: LiveLibrary, choice: UnusualChoice, progress: Progress = lam
     return UnusualList(
         choice.method, choice.modality, choice.against, len(scores.ids), len(compared), limit, tuple(found)
     )
+
+
+def _generic(spec: JointSpec, snapshot: Snapshot) -> JointSpec:
+    """Return a spec that centres on generic clips, as its priors know them."""
+    priors = LibraryMeta(snapshot).priors
+    return replace(spec, parts={m: replace(part, mean=priors[m].mean) for m, part in spec.parts.items()})
 
 
 def _answers(engine: LiveLibrary, question: str) -> Ids:

@@ -77,6 +77,11 @@ def test_deviations_ignore_what_they_are_to_find() -> None:
     np.testing.assert_array_equal(deviations(scores, np.full(9, 5.0)), 0.0)
 
 
+def test_equal_scores_of_more_than_half_hide_nothing() -> None:
+    usual = np.array([1.0] * 60 + [1.1] * 20 + [9.0])
+    assert deviations(np.array([9.0]), usual)[0] > fence(len(usual)) > deviations(np.array([1.1]), usual)[0] > 0
+
+
 def test_one_of_twenty_normal_samples_has_a_score_beyond_the_fence() -> None:
     samples = np.random.default_rng(1).normal(size=(4000, 500)).max(axis=1)
     assert 0.035 < np.mean(samples > fence(500)) < 0.065

@@ -44,6 +44,20 @@ def _names(found: UnusualList) -> list[str]:
     return [Path(each.video.decode()).name for each in found.clips if each.video]
 
 
+def test_what_all_clips_share_keeps_them_near_each_other(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number in range(15):  # of 300 clips the mean is nearly axis 0, that of generic clips is 0
+            clips = [clip(5.0 * i, 5.0 * i + 5, visual=_vector(random, 0, 0.2)) for i in range(20)]
+            add_video(writer, f"road{number:02}.mp4", clips, end_s=100.0)
+        add_video(writer, ODD, [clip(visual=_vector(random, 5, 0.01))])
+        writer.publish()
+    with SearchService(tmp_path) as service:
+        found = service.unusual(modality="visual", top_k=2)
+    assert _names(found)[0] == ODD and found.clips[0].score > 1.45 * found.clips[1].score
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("modality", [None, "visual"])
 def test_the_odd_clips_come_first_though_their_own_video_is_like_them(
