@@ -129,8 +129,8 @@ class Watches:
             chosen = replace(query, filters=replace(query.filters, prints=batch))
             top_k = MOMENTS_A_VIDEO * len(batch)
             hits = answer([self._engine], Request(chosen, top_k=top_k, per_video=MOMENTS_A_VIDEO))
-            data.keep(watch.name, [_new(hit) for hit in hits if _counts(hit, query, watch.least)])
-        data.keep(watch.name, [], log.last)
+            data.keep(watch, [_new(hit) for hit in hits if _counts(hit, query, watch.least)])
+        data.keep(watch, [], log.last)
         return None
 
     @again_if_changed

@@ -123,19 +123,25 @@ class WatchData:
             _note(connection, present)
             return replace(_arrivals(connection), is_whole=was_whole)
 
-    def keep(self, name: str, hits: Iterable[NewHit], done: int | None = None) -> None:
-        """Store hits of a watch that it has not had, and that it has judged up to the row `done`; None: not yet."""
+    def keep(self, watch: Watch, hits: Iterable[NewHit], done: int | None = None) -> None:
+        """Store hits of a watch that it has not had, and that it has judged up to the row `done`; None: not yet.
+
+        Nothing of one that was removed meanwhile, though another question may have its name now.
+        """
         with writing(self.folder) as connection:
-            row = connection.execute(f"SELECT {', '.join(TABLES['watch'])} FROM watch WHERE name = ?", (name,))
-            watch = row.fetchone()
-            if watch is None:  # removed meanwhile
+            row = connection.execute(
+                f"SELECT {', '.join(TABLES['watch'])} FROM watch WHERE name = ?", (watch.name,)
+            ).fetchone()
+            text = connection.execute("SELECT text FROM saved_query WHERE name = ?", (watch.name,)).fetchone()
+            own = (watch.name, watch.least, watch.since, watch.by, watch.at)
+            if row is None or (*row[:3], *row[4:]) != own or text is None or text[0] != watch.text:
                 return
             for each in hits:
-                _keep(connection, name, each)
+                _keep(connection, watch.name, each)
             if done is not None:
                 newest = connection.execute("SELECT max(id) FROM arrival").fetchone()[0] or 0
-                connection.execute("DELETE FROM watch WHERE name = ?", (name,))
-                _insert(connection, "watch", (*watch[:3], min(done, newest), *watch[4:]))  # a new log is shorter
+                connection.execute("DELETE FROM watch WHERE name = ?", (watch.name,))
+                _insert(connection, "watch", (*row[:3], min(done, newest), *row[4:]))  # a new log is shorter
 
     def hits(self, name: str | None = None) -> list[WatchHit]:
         """Return the hits of a watch, or of all, the oldest first."""

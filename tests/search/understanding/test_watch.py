@@ -225,6 +225,26 @@ def test_a_run_that_is_killed_before_it_reports_leaves_the_hits_to_the_next(libr
     assert told(library) == []
 
 
+def test_a_watch_replaced_while_it_is_judged_keeps_its_own_question(
+    library: Path, night: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches_of(library).add("fox", "said:fox")
+    watches_of(library).add("rain", '"nothing but rain"')
+    night(dict(name="a.mp4", said=FOX), dict(name="b.mp4"))
+    search = watch.answer
+
+    def replacing(*arguments: Any) -> Any:
+        monkeypatch.setattr(watch, "answer", search)
+        UserData.open(library).remove_query("fox")
+        watches_of(library).add("fox", "said:bear")
+        return search(*arguments)
+
+    monkeypatch.setattr(watch, "answer", replacing)
+    assert told(library) == [("rain", "b.mp4")], "no hit of the question that is gone, and the others stay"
+    night(dict(name="c.mp4", said="a bear comes"), dict(name="d.mp4", said=FOX))
+    assert told(library) == [("fox", "c.mp4")]
+
+
 def test_one_process_at_a_time_runs_the_watches(library: Path) -> None:
     watches_of(library).add("fox", "said:fox")
     with (
