@@ -197,6 +197,8 @@ def _hits(
         feedback = None
         if request.judged:
             vectors, feedback = _moved(views, members, vectors, request)
+            if not feedback.used:  # their clips have left: the question is as it was typed, and has labels
+                request = replace(request, judged=())
         sources, seen = local_sources(read, query, vectors, None if alone else elsewhere[: len(read)])
         shown = [result for view in views for result in example_results(view, examples, vectors[0])]
         for number, member in enumerate(members):

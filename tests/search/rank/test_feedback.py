@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from library_maker import add_video, axis, clip, install
 
+from vfindex.search.calibration.labels import META_KEY, Calibration, ModalityCalibration
 from vfindex.search.evaluation.datasets import read_questions
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.rank.feedback import BETA, GAMMA
@@ -71,10 +72,14 @@ def test_a_judged_clip_that_is_gone_moves_nothing(folder: Path) -> None:
     with SearchService(folder) as service:
         service.mark("d.mp4@1", question="a dog", grade=3)
         before = order(service)
+    calibrated = ModalityCalibration(1.0, 40, 60, 1.0, 0.1, 0.2, 0.3, 2.0, -1.0)
     with writing(folder) as writer:
         writer.catalog.remove(b"/videos/d.mp4")
+        writer.catalog.put(META_KEY, Calibration(3, {"visual": calibrated}).to_json())
     with SearchService(folder) as service:
         hits = service.search("a dog", min_confidence="none", feedback=True)
+        plain = service.search("a dog", min_confidence="none")
+        assert [each.confidence for each in hits] == [each.confidence for each in plain] != [None] * len(plain)
         assert hits.feedback is not None and (hits.feedback.judged, hits.feedback.used) == (1, 0)
         assert "".join(hit.key.fingerprint[0] for hit in hits) == before.replace("d", "")
 
