@@ -92,11 +92,13 @@ class IvfPq:
                 *scanner.lists_of(queries, len(self.lists.ends)), self._rows(kept), share
             )
         places = scanner.search(queries, candidates, distances, numbers, kept)
-        if share == 1:
+        lacking = np.flatnonzero(places[:, -1:] < 0)
+        if share == 1 and len(lacking):
             # FAISS drops rows with the lowest possible score: all of them, in a library without the queried modality.
-            for row in np.flatnonzero(places[:, -1:] < 0):
+            first = np.arange(candidates) if kept is None else np.flatnonzero(kept)[:candidates]
+            for row in lacking:
                 found = places[row][places[row] >= 0]
-                places[row, len(found) :] = np.setdiff1d(self._rows(kept), found)[: candidates - len(found)]
+                places[row, len(found) :] = np.setdiff1d(first, found)[: candidates - len(found)]
         return places
 
     def nearest_with_depth(self, queries: FloatArray, candidates: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
