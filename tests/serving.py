@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -123,6 +125,8 @@ def serving(
         finally:
             server.should_exit = True
             thread.join(PATIENCE_S)
+            if thread.is_alive():
+                faulthandler.dump_traceback(sys.__stderr__)  # shows what keeps it
             assert not thread.is_alive(), "the server does not stop"
 
 
