@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from vfindex.search.http.answers import JSON, Refusal, json_bytes
-from vfindex.search.http.api import PREFIX, Api
-from vfindex.search.http.endpoints import endpoints_of
-from vfindex.search.http.media import Media
-from vfindex.search.http.openapi import openapi
 from vfindex.search.http.pages import STATIC_FOLDER, Pages, problem_response
+from vfindex.search.http.rest.answers import JSON, Refusal, json_bytes
+from vfindex.search.http.rest.api import PREFIX, Api
+from vfindex.search.http.rest.endpoints import endpoints_of
+from vfindex.search.http.rest.media import Media
+from vfindex.search.http.rest.openapi import openapi
 from vfindex.search.http.security import HEADERS, MCP, Gate
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings, Tools

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from vfindex.search.http.answers import Refusal
 from vfindex.search.http.limits import Incomplete
+from vfindex.search.http.rest.answers import Refusal
 from vfindex.storage.files.regular import NotRegularError, regular_no_link
 
 CHUNK_BYTES = 256 << 10

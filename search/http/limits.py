@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from starlette.types import Message, Receive
 
-from vfindex.search.http.answers import RETRY_S, Refusal
+from vfindex.search.http.rest.answers import RETRY_S, Refusal
 
 P = ParamSpec("P")
 T = TypeVar("T")

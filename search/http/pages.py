@@ -21,9 +21,9 @@ from starlette.types import Scope as Connection
 from vfindex.search.corrections import CorrectionInfo
 from vfindex.search.export.formats import FORMATS
 from vfindex.search.http import views
-from vfindex.search.http.answers import Refusal, not_found
-from vfindex.search.http.api import Api, known_video, one_library
-from vfindex.search.http.endpoints import CLIP, FINGERPRINT, form_of
+from vfindex.search.http.rest.answers import Refusal, not_found
+from vfindex.search.http.rest.api import Api, known_video, one_library
+from vfindex.search.http.rest.endpoints import CLIP, FINGERPRINT, form_of
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings
 from vfindex.search.query.image import Picture

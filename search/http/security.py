@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
-from vfindex.search.http.answers import Refusal
 from vfindex.search.http.limits import Incomplete, LimitedBody, RateLimit, too_large, too_many
 from vfindex.search.http.pages import login_page, problem_response
+from vfindex.search.http.rest.answers import Refusal
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Scope, Settings, is_address, is_loopback
 

@@ -14,9 +14,9 @@ from library_maker import add_video, axis, clip, install
 from serving import SCRIPT, Answer, Site, check_page, logged_in, serving
 
 from vfindex import __version__ as VERSION
-from vfindex.search.http.api import Api
-from vfindex.search.http.endpoints import FORM, Endpoint, Param, endpoints_of
-from vfindex.search.http.media import Media
+from vfindex.search.http.rest.api import Api
+from vfindex.search.http.rest.endpoints import FORM, Endpoint, Param, endpoints_of
+from vfindex.search.http.rest.media import Media
 from vfindex.search.http.security import MEMBER
 from vfindex.search.http.settings import Limits, Settings, Tokens, Tools
 from vfindex.search.service import SearchService

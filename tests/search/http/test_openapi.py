@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from serving import Site
 
-from vfindex.search.http.api import MAX_HITS
+from vfindex.search.http.rest.api import MAX_HITS
 from vfindex.search.http.server import GRACE_S
 from vfindex.search.http.settings import Limits
 from vfindex.storage.modalities import timed_text_modalities

@@ -22,11 +22,11 @@ from vfindex.search.export.cuts import present, remarks, start_timecode
 from vfindex.search.export.formats import FORMATS, NOTHING, Exported, Settings
 from vfindex.search.export.gather import Chosen
 from vfindex.search.export.timecode import Timebase
-from vfindex.search.http.answers import Refusal, json_bytes, not_found, versioned
-from vfindex.search.http.api import PER_VIDEO, PREFIX, START, VIDEO, K, known_video
-from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.files import FileParts, Span, file_response
 from vfindex.search.http.limits import Incomplete, Workers
+from vfindex.search.http.rest.answers import Refusal, json_bytes, not_found, versioned
+from vfindex.search.http.rest.api import PER_VIDEO, PREFIX, START, VIDEO, K, known_video
+from vfindex.search.http.rest.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.settings import Limits
 from vfindex.search.playback import MediaStream, Playback
 from vfindex.search.service import SearchService

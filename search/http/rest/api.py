@@ -13,9 +13,9 @@ from starlette.responses import Response
 from vfindex.search.calibration.labels import LABELS
 from vfindex.search.corrections import CorrectionInfo, CorrectionList, correctable_tracks
 from vfindex.search.export.formats import get_format
-from vfindex.search.http.answers import JSON, Refusal, json_bytes, json_response, not_found, versioned
-from vfindex.search.http.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.limits import Workers
+from vfindex.search.http.rest.answers import JSON, Refusal, json_bytes, json_response, not_found, versioned
+from vfindex.search.http.rest.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.settings import Limits, RunCommand, StartedRun, Tools
 from vfindex.search.membership import STEPS, Membership
 from vfindex.search.query.image import Picture

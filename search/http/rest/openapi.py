@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vfindex import __version__
-from vfindex.search.http.endpoints import FORM, JSON, MAX_PICTURES, PICTURE, Endpoint, Param
+from vfindex.search.http.rest.endpoints import FORM, JSON, MAX_PICTURES, PICTURE, Endpoint, Param
 from vfindex.search.results import Hit, Hits, Missing
 from vfindex.storage import labels, modalities, records
 from vfindex.storage.user import records as user

@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vfindex.search.http.answers import Refusal
+from vfindex.search.http.rest.answers import Refusal
 from vfindex.search.query.values import is_number
 from vfindex.storage.records import ClipKey
 
