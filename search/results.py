@@ -373,6 +373,13 @@ class VideoList(Record):
     labels: tuple[LabelCount, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LabelList(Record):
+    """The labels that searchable videos and their clips have, the most frequent first."""
+
+    labels: tuple[LabelCount, ...]
+
+
 # --- what people write ----------------------------------------------------------------------------------------------
 
 

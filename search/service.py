@@ -26,8 +26,8 @@ from vfindex.search.query.filters import filtered, unmatched
 from vfindex.search.query.hints import filter_hints
 from vfindex.search.query.like import Like, video_among
 from vfindex.search.query.parser import parse
-from vfindex.search.query.request import Example, Request, check_filters
-from vfindex.search.results import Hits, Transcript, VideoInfo, VideoList
+from vfindex.search.query.request import Example, Judged, Request, check_filters
+from vfindex.search.results import Hits, LabelList, Transcript, VideoInfo, VideoList
 from vfindex.search.status import RunInfo, RunList, Status, StatusList
 from vfindex.search.user import UserWriting
 from vfindex.storage.db.runs import last_run, stored_runs
@@ -81,15 +81,16 @@ class SearchService(VideoFiles, UserWriting):
         timeout_s: float | None = None,
         min_confidence: Label | None = None,
         feedback: bool = False,
+        judged: Sequence[Judged] = (),
     ) -> Hits:
         """Return the hits of `SearchEngine.search` that are better than chance, or of a library without labels, all.
 
         min_confidence: only hits with this label or a better one; `none`: all hits. feedback: judgements of this very
-        question, by anybody, move it (docs/feedback.md); such hits have no label.
+        question, by anybody, move it (docs/feedback.md); judged: these do, too. Such hits have no label.
         """
         check_label(min_confidence)
         weights = {} if weights is None else weights
-        judged = self.judged(str(text)) if feedback else ()
+        judged = [*(self.judged(str(text)) if feedback else ()), *judged]
         request = Request(text, images, top_k, per_video, weights, combine, exact, timeout_s, judged)
         return answer(self.engines, request, self.remotes).with_confidence(min_confidence)
 
@@ -168,15 +169,16 @@ class SearchService(VideoFiles, UserWriting):
         top_k: int = 3,
         show_all: bool = False,
         endpoint: Endpoint | None = None,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Return the moments whose speech or text answers a question, quoted, see `understanding.answering.ask`.
 
         video: only this one. show_all: also moments no better than chance. endpoint: phrases an answer if there is one.
-        Raises QueryError, UsageError, LibraryError.
+        timeout_s: of the search. Raises QueryError, QueryTimeout, UsageError, LibraryError.
         """
         from vfindex.search.understanding.answering.ask import ask
 
-        return ask(self, question, video=video, top_k=top_k, show_all=show_all, endpoint=endpoint)
+        return ask(self, question, video=video, top_k=top_k, show_all=show_all, endpoint=endpoint, timeout_s=timeout_s)
 
     # --- videos -------------------------------------------------------------------------------------------------
 
@@ -211,6 +213,13 @@ class SearchService(VideoFiles, UserWriting):
         with self.engine.library().snapshot() as snapshot:
             videos = tuple(summaries(snapshot, chosen))
         return VideoList(len(matching.ids), matching.hints, videos, matching.labels)
+
+    @again_if_changed
+    def labels(self, filters: str | Filters = "") -> LabelList:
+        """Return the labels of the videos that pass the filters. Raises QueryError, UsageError."""
+        chosen = _filters(filters, "list")
+        with self.engine.library().snapshot() as snapshot:
+            return LabelList(tuple(label_counts(snapshot, filtered(snapshot, chosen))))
 
     @again_if_changed
     def video(self, name: str | Path) -> VideoInfo:
@@ -270,11 +279,18 @@ class SearchService(VideoFiles, UserWriting):
             return chapters_of(snapshots[number], found, least_s=least_s, detect=detect, progress=progress)
 
     @again_if_changed
-    def digest(self, name: str | Path, *, length_s: float | None = None, words: int | None = None) -> Digest:
+    def digest(
+        self,
+        name: str | Path,
+        *,
+        length_s: float | None = None,
+        words: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Digest:
         """Return excerpts and sentences that stand for a video. name: a path, or a fingerprint.
 
-        length_s: of the excerpts together, at most; None: 30. words: of the sentences, at most; None: 100. Raises
-        QueryError, UsageError, LibraryError.
+        length_s: of the excerpts together, at most; None: 30. words: of the sentences, at most; None: 100. progress:
+        called with the numbers of steps done and of all. Raises QueryError, UsageError, LibraryError.
         """
         from vfindex.search.outline.digest import Wanted, digest_of
         from vfindex.search.outline.records import DIGEST_LENGTH_S, DIGEST_WORDS
@@ -282,7 +298,8 @@ class SearchService(VideoFiles, UserWriting):
         wanted = Wanted(DIGEST_LENGTH_S if length_s is None else length_s, DIGEST_WORDS if words is None else words)
         with self.opened() as (libraries, snapshots):
             number, video = video_among(snapshots, name)
-            return digest_of(libraries[number], snapshots[number], existing_video(video, name), wanted)
+            found = existing_video(video, name)
+            return digest_of(libraries[number], snapshots[number], found, wanted, progress or (lambda done, of: None))
 
     def export(
         self,

@@ -141,9 +141,9 @@ class QueryError(VfindexError):
 class QueryTimeout(QueryError):
     """A search that reached its time limit. There are no hits: part of them could be the wrong ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "the search") -> None:
         super().__init__(
-            "the search reached its time limit and was stopped; give it more time, or filters such as in: and after:"
+            f"{what} reached its time limit and was stopped; give it more time, or filters such as in: and after:"
         )
 
 

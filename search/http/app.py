@@ -22,6 +22,7 @@ from vfindex.search.http.rest.api import PREFIX, Api
 from vfindex.search.http.rest.endpoints import endpoints_of
 from vfindex.search.http.rest.media import Media
 from vfindex.search.http.rest.openapi import openapi
+from vfindex.search.http.rest.understanding import Understanding
 from vfindex.search.http.security import HEADERS, MCP, Gate
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings, Tools
@@ -45,8 +46,12 @@ def create_app(
     sessions: to make login links with. tools: what clients may use beside the service.
     """
     sessions, tools = sessions or Sessions(settings), tools or Tools()
-    api, media = Api(service, settings.limits, tools), Media(service, settings.limits)
-    endpoints = [*endpoints_of(api), *endpoints_of(media)]
+    handlers = (
+        api := Api(service, settings.limits, tools),
+        Understanding(service, settings.limits),
+        Media(service, settings.limits),
+    )
+    endpoints = [endpoint for each in handlers for endpoint in endpoints_of(each)]
     document = json_bytes(openapi(endpoints, settings.root_path))
     pages = Pages(service, settings, sessions, api)
 
@@ -56,7 +61,7 @@ def create_app(
             if tools.agents is not None:
                 await opened.enter_async_context(tools.agents.running())
             yield
-        for each in (api, media):  # in a thread: calls end by what other tasks do
+        for each in handlers:  # in a thread: calls end by what other tasks do
             await anyio.to_thread.run_sync(each.close)
 
     async def description(_: Request) -> Response:

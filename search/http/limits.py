@@ -9,17 +9,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Lock
+from threading import Event, Lock
 from typing import ParamSpec, TypeVar
 
+from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from vfindex.search.http.rest.answers import RETRY_S, Refusal
+from vfindex.search.understanding.limits import Progress, stopping
 
 P = ParamSpec("P")
 T = TypeVar("T")
 # Clients remembered by a rate limit; of more, the longest silent are forgotten.
 MAX_CLIENTS = 10_000
+# How often a task looks whether its client is still there.
+_LOOK_S = 1.0
 # Providers give each customer a network of this length at least.
 _IPV6_PREFIX = 64
 
@@ -118,3 +122,37 @@ class Workers:
     def close(self) -> None:
         """Wait for the calls that run; those that wait for their turn are cancelled."""
         self._pool.shutdown(cancel_futures=True)
+
+
+class Tasks:
+    """Threads for tasks that take long. Each has a time limit, and ends with its client and with the server."""
+
+    def __init__(self, threads: int, waiting: int, within_s: float) -> None:
+        self._workers, self._within_s, self._closed = Workers(threads, waiting, "task"), within_s, Event()
+
+    async def run(self, request: Request, what: str, task: Callable[[Progress], T]) -> T:
+        """Return what a task returns; it is given the progress to report. Raises Refusal, QueryTimeout.
+
+        what: the task, for the message of a late one.
+        """
+        over = Event()
+
+        def is_over() -> bool:
+            return over.is_set() or self._closed.is_set()
+
+        def call() -> T:
+            return task(stopping(what, self._within_s, is_over))
+
+        running = asyncio.ensure_future(self._workers.run(call))
+        try:
+            while not (await asyncio.wait({running}, timeout=_LOOK_S))[0]:
+                if await request.is_disconnected():
+                    over.set()
+            return running.result()
+        finally:
+            over.set()
+
+    def close(self) -> None:
+        """End the tasks that run."""
+        self._closed.set()
+        self._workers.close()

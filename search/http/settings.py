@@ -70,8 +70,8 @@ def _digest(token: str) -> bytes:
 class Limits:
     """What one client, and all together, may take. Sizes in bytes, times in seconds.
 
-    searches: at a time. waiting: searches that wait for their turn; further ones are refused. requests_per_s, burst:
-    of one client that is not on this machine.
+    searches, tasks: at a time. waiting, waiting_tasks: that wait for their turn; further ones are refused.
+    requests_per_s, burst: of one client that is not on this machine.
     """
 
     body_bytes: int = 64 << 10
@@ -84,6 +84,10 @@ class Limits:
     search_s: float = 20.0
     searches: int = 4
     waiting: int = 256
+    # Tasks beyond one search, as finding the same footage: each by itself may use all cores.
+    task_s: float = 60.0
+    tasks: int = 2
+    waiting_tasks: int = 16
     connections: int = 500
     requests_per_s: float = 50.0
     burst: int = 600

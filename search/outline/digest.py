@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.search.outline.chapters import quotation
+from vfindex.search.outline.chapters import Progress, quotation
 from vfindex.search.outline.records import DIGEST_LENGTH_S, DIGEST_WORDS, Digest, Moment, Quotation, Verdict
 from vfindex.search.outline.segmentation import partitions
 from vfindex.search.outline.sentences import MOST_SENTENCES, Sentence, centrality, sentences_of, terms_of
@@ -57,18 +57,27 @@ class Wanted:
             raise QueryError(f"the words of a digest are a whole number of 0 or more, not {self.words!r}")
 
 
-def digest_of(library: Library, snapshot: Snapshot, video: StoredVideo, wanted: Wanted) -> Digest:
+def digest_of(
+    library: Library,
+    snapshot: Snapshot,
+    video: StoredVideo,
+    wanted: Wanted,
+    progress: Progress = lambda done, of: None,
+) -> Digest:
     """Return the digest of a video. Raises LibraryError for one without clips."""
     timeline = timeline_of(snapshot, video)
     clips = snapshot.clips_of(video.id)
     if not clips:
         raise LibraryError(f"{video.fingerprint} has no clips, so nothing is chosen; index it with: vfindex retry")
     steps = choose(timeline, wanted.length_s)
+    progress(1, 3)
     pictures = _pictures_verdict(snapshot, clips, timeline, wanted.length_s, len(steps))
     moments = () if pictures.better_than_chance is False else _moments(library, snapshot, video, clips, timeline, steps)
+    progress(2, 3)
     sentences = [each for each in sentences_of(timeline.segments) if len(set(terms_of(each.text))) >= _LEAST_TERMS]
     spoken = [each for each in sentences if each.track in spoken_modalities()] or sentences
     text, quoted = _sentences(spoken, wanted.words)
+    progress(3, 3)
     return Digest(
         video=video.locations[0].path if video.locations else None,
         video_id=video.id,

@@ -20,10 +20,11 @@ def item_id(item: NewsItem) -> str:
     return f"tag:vfindex,2026:watch/{quote(item.watch, safe='')}/{item.id}/{quote(item.fingerprint, safe='')}"
 
 
-def atom(items: Sequence[NewsItem], title: str, library: Path) -> bytes:
+def atom(items: Sequence[NewsItem], title: str, library: Path, site: str = "") -> bytes:
     """Return the newest SHOWN_ITEMS items as an Atom feed (RFC 4287), the newest first. All text is escaped.
 
-    The feed of the same items is the same bytes, and an entry keeps its id: a reader shows each once.
+    site: of the server whose pages the links lead to; without one, they lead to the files. The feed of the same items
+    is the same bytes, and an entry keeps its id: a reader shows each once.
     """
     newest = sorted(items, key=lambda each: -each.id)[:SHOWN_ITEMS]
     updated = newest[0].found_at if newest else "1970-01-01T00:00:00+00:00"
@@ -34,15 +35,15 @@ def atom(items: Sequence[NewsItem], title: str, library: Path) -> bytes:
         f"<title>{_text(title)}</title>",
         f"<updated>{_text(updated)}</updated>",
         "<author><name>vfindex</name></author>",
-        *(_entry(each) for each in newest),
+        *(_entry(each, site) for each in newest),
         "</feed>",
     ]
     return ("\n".join(lines) + "\n").encode()
 
 
-def _entry(item: NewsItem) -> str:
+def _entry(item: NewsItem, site: str) -> str:
     place = place_of(item)
-    address = address_of(item)
+    address = f"{site}/videos/{quote(item.fingerprint)}?t={max(0.0, item.start_s):.3f}" if site else address_of(item)
     link = f"<link href={quoteattr(address)}/>" if address else ""
     words = f"{item.question}: {place}" + (f"; {item.snippet}" if item.snippet else "")
     return (

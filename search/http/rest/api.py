@@ -19,7 +19,7 @@ from vfindex.search.http.rest.endpoints import Call, Endpoint, Param, answers
 from vfindex.search.http.settings import Limits, RunCommand, StartedRun, Tools
 from vfindex.search.membership import STEPS, Membership
 from vfindex.search.query.image import Picture
-from vfindex.search.query.request import Example
+from vfindex.search.query.request import Example, Judged
 from vfindex.search.results import (
     Hits,
     ListList,
@@ -41,6 +41,8 @@ from vfindex.storage.user.records import DEFAULT_LIST, MAX_GRADE, SavedQuery
 PREFIX = "/api/v1"
 MAX_HITS, MAX_PAGE = 1000, 1000
 MAX_TIME_S = 1e9
+# Of a clip that a request says is right, without saying how much.
+RELEVANT_GRADE = 1
 # Pictures decoded at a time, each in a process with limits.
 UPLOADS = 2
 
@@ -56,18 +58,21 @@ _ASKED = (
     PER_VIDEO,
     Param("like", "clip", "Find clips that look like this one; may be repeated.", many=True),
     Param("min_confidence", "text", "Only hits with this label or a better one; none: all hits.", choices=LABELS),
+    Param("feedback", "boolean", "Judgements of this very question that are kept move it.", False, example=True),
+    Param("relevant", "clip", "This clip moves the question towards it; may be repeated.", many=True),
+    Param("rejected", "clip", "This clip moves the question away from it; may be repeated.", many=True),
 )
 _MEMBER = (
     Param("step", "text", "Of the question.", required=True, choices=STEPS),
     Param("question", "object", "The question.", required=True),
 )
 _ALIKE = (Param("clip", "clip", "Key of the clip.", required=True), K, _FIRST, PER_VIDEO)
-_LIBRARY = Param("library", "integer", "Which of several libraries: its place in the list of all, from 0.", 0, least=0)
+LIBRARY = Param("library", "integer", "Which of several libraries: its place in the list of all, from 0.", 0, least=0)
 _LISTED = (
     Param("filters", "text", "Filters of the query language.", ""),
     _FIRST,
     Param("limit", "integer", "Videos on a page.", 100, least=1, most=MAX_PAGE),
-    _LIBRARY,
+    LIBRARY,
 )
 _READ = (
     Param("format", "text", "Of the answer.", "json", choices=("json", "vtt", "srt")),
@@ -167,9 +172,14 @@ class Api:
     def _found(self, call: Call, images: Sequence[Example]) -> dict[str, Any]:
         if not call["q"].strip() and not images:
             raise Refusal(400, "QueryError", "the query is missing: give q, like or a picture")
-        options = {"per_video": call["per_video"], "timeout_s": self._limits.search_s}
+        options = {name: call[name] for name in ("per_video", "min_confidence", "feedback")}
+        judged = [
+            *(Judged(key, RELEVANT_GRADE) for key in call["relevant"]),
+            *(Judged(key, 0) for key in call["rejected"]),
+        ]
+        timeout_s = self._limits.search_s
         found = self._service.search(
-            call["q"], images=images, top_k=_depth(call), min_confidence=call["min_confidence"], **options
+            call["q"], images=images, top_k=_depth(call), judged=judged, timeout_s=timeout_s, **options
         )
         return _from_first(found, call)
 
@@ -233,37 +243,37 @@ class Api:
     @answers(Endpoint("GET", f"{PREFIX}/lists", ListList))
     async def lists(self, call: Call) -> Response:
         """Return the lists of marks."""
-        return _fresh(await self.workers.run(self._service.lists))
+        return fresh(await self.workers.run(self._service.lists))
 
     @answers(Endpoint("POST", f"{PREFIX}/lists", ListList, body=(_OF_LIST, _NEW_NAME)))
     async def rename_list(self, call: Call) -> Response:
         """Rename a list; return all."""
         with _missing():
-            return _fresh(await self.workers.run(self._service.rename_list, call["name"], call["new_name"]))
+            return fresh(await self.workers.run(self._service.rename_list, call["name"], call["new_name"]))
 
     @answers(Endpoint("DELETE", f"{PREFIX}/lists", MarkList, query=(_OF_LIST,)))
     async def remove_list(self, call: Call) -> Response:
         """Delete a list with its marks; return them."""
         with _missing():
-            return _fresh(await self.workers.run(self._service.remove_list, call["name"]))
+            return fresh(await self.workers.run(self._service.remove_list, call["name"]))
 
     @answers(Endpoint("GET", f"{PREFIX}/marks", MarkList, query=(_LIST, _QUESTION)))
     async def marks(self, call: Call) -> Response:
         """Return the marks of all users, in the order in which they were made."""
         marks = partial(self._service.marks, list_=call["list"], question=call["question"])
-        return _fresh(await self.workers.run(marks))
+        return fresh(await self.workers.run(marks))
 
     @answers(Endpoint("POST", f"{PREFIX}/marks", MarkInfo, body=_MARKED))
     async def mark(self, call: Call) -> Response:
         """Mark a clip, or change the mark of the same person in this list."""
         mark = partial(self._service.mark, list_=call["list"], note=call["note"], question=call["question"])
-        return _fresh(await self.workers.run(mark, call["clip"], grade=call["grade"], by=call["by"]))
+        return fresh(await self.workers.run(mark, call["clip"], grade=call["grade"], by=call["by"]))
 
     @answers(Endpoint("DELETE", f"{PREFIX}/marks/{{id}}", MarkList, in_path=(_ID,), query=(_OF_MARK,)))
     async def remove_mark(self, call: Call) -> Response:
         """Delete a mark; return it."""
         try:
-            return _fresh(await self.workers.run(self._service.remove_marks, [call["id"]], call["video"]))
+            return fresh(await self.workers.run(self._service.remove_marks, [call["id"]], call["video"]))
         except UsageError as exc:
             raise not_found(f"there is no mark {call['id']}") from exc
 
@@ -272,7 +282,7 @@ class Api:
         """Return the corrections of transcripts of all users, those whose line is not there any more included."""
         if call["video"] is not None:
             await self.workers.run(known_video, self._service, call["video"])
-        return _fresh(await self.workers.run(self._service.corrections, call["video"]))
+        return fresh(await self.workers.run(self._service.corrections, call["video"]))
 
     @answers(Endpoint("POST", f"{PREFIX}/corrections", CorrectionInfo, body=_CORRECTED))
     async def correct(self, call: Call) -> Response:
@@ -281,14 +291,14 @@ class Api:
         start_ms, end_ms = round(1000 * call["start_s"]), round(1000 * call["end_s"])
         line = Line(fingerprint, call["track"], start_ms, end_ms, call["original"])
         correct = partial(self._service.correct, by=call["by"], shown=call["shown"])
-        return _fresh(await self.workers.run(correct, line, call["text"]))
+        return fresh(await self.workers.run(correct, line, call["text"]))
 
     @answers(Endpoint("DELETE", f"{PREFIX}/corrections/{{id}}", CorrectionList, in_path=(_ID,), query=(_VIDEO, _SHOWN)))
     async def remove_correction(self, call: Call) -> Response:
         """Delete a correction, so that the line reads as before; return it."""
         remove = partial(self._service.remove_corrections, shown=call["shown"])
         try:
-            return _fresh(await self.workers.run(remove, [call["id"]], call["video"]))
+            return fresh(await self.workers.run(remove, [call["id"]], call["video"]))
         except EditConflict:
             raise
         except UsageError as exc:
@@ -297,34 +307,34 @@ class Api:
     @answers(Endpoint("GET", f"{PREFIX}/saved", SavedList))
     async def saved(self, call: Call) -> Response:
         """Return the saved questions of all users, by name."""
-        return _fresh(await self.workers.run(self._service.saved_queries))
+        return fresh(await self.workers.run(self._service.saved_queries))
 
     @answers(Endpoint("POST", f"{PREFIX}/saved", SavedQuery, body=_SAVED))
     async def save(self, call: Call) -> Response:
         """Save a question under a name."""
         made = await self.workers.run(self._service.save_query, call["name"], call["text"], call["by"])
-        return _fresh(made)
+        return fresh(made)
 
     @answers(Endpoint("DELETE", f"{PREFIX}/saved", SavedQuery, query=(_NAME,)))
     async def remove_saved(self, call: Call) -> Response:
         """Delete a saved question; return it."""
         with _missing():
-            return _fresh(await self.workers.run(self._service.remove_query, call["name"]))
+            return fresh(await self.workers.run(self._service.remove_query, call["name"]))
 
     # --- the library ------------------------------------------------------------------------------------------------
 
-    @answers(Endpoint("GET", f"{PREFIX}/runs", RunList, query=(_LIBRARY,)))
+    @answers(Endpoint("GET", f"{PREFIX}/runs", RunList, query=(LIBRARY,)))
     async def runs(self, call: Call) -> Response:
         """Return all runs, the oldest first."""
         return await self._versioned(call, lambda: self._one(call).runs().to_dict())
 
-    @answers(Endpoint("GET", f"{PREFIX}/runs/latest", RunInfo, query=(_LIBRARY,)))
+    @answers(Endpoint("GET", f"{PREFIX}/runs/latest", RunInfo, query=(LIBRARY,)))
     async def latest_run(self, call: Call) -> Response:
         """Return the newest run, whoever started it, with its progress while it works."""
         found = await self.workers.run(lambda: self._one(call).latest_run())
         if found is None:
             raise not_found("this library has seen no run yet")
-        return _fresh(found)
+        return fresh(found)
 
     @answers(Endpoint("POST", f"{PREFIX}/runs", StartedRun, body=(_COMMAND,)))
     async def start_run(self, call: Call) -> Response:
@@ -332,7 +342,7 @@ class Api:
         if self._runs is None:
             raise Refusal(403, "Forbidden", "this server starts no runs; start it with --allow-write")
         try:
-            return _fresh(await self.workers.run(self._runs.start, call["command"]))
+            return fresh(await self.workers.run(self._runs.start, call["command"]))
         except LibraryLocked as exc:
             raise Refusal(409, "LibraryLocked", str(exc)) from exc
 
@@ -342,18 +352,18 @@ class Api:
         found = await self.workers.run(self.started)
         if found is None:
             raise not_found("no client has started a run")
-        return _fresh(found)
+        return fresh(found)
 
-    @answers(Endpoint("GET", f"{PREFIX}/runs/{{id}}", RunInfo, in_path=(_ID,), query=(_LIBRARY,)))
+    @answers(Endpoint("GET", f"{PREFIX}/runs/{{id}}", RunInfo, in_path=(_ID,), query=(LIBRARY,)))
     async def run(self, call: Call) -> Response:
         """Return a run."""
         runs = (await self.workers.run(lambda: self._one(call).runs())).runs
         found = next((run for run in runs if run.id == call["id"]), None)
         if found is None:
             raise not_found(f"there is no run {call['id']} in this library")
-        return _fresh(found)
+        return fresh(found)
 
-    @answers(Endpoint("GET", f"{PREFIX}/status", Status, query=(_LIBRARY,)))
+    @answers(Endpoint("GET", f"{PREFIX}/status", Status, query=(LIBRARY,)))
     async def status(self, call: Call) -> Response:
         """Return what a library contains, and what failed."""
         return await self._versioned(call, lambda: self._one(call).status().to_dict())
@@ -366,7 +376,7 @@ class Api:
     @answers(Endpoint("GET", f"{PREFIX}/health", Health))
     async def health(self, call: Call) -> Response:
         """Return whether the server is up. It asks for no token."""
-        return _fresh(Health("ok"))
+        return fresh(Health("ok"))
 
     def _one(self, call: Call) -> SearchService:
         """Return the library that is asked about. Raises Refusal."""
@@ -413,7 +423,7 @@ def one_library(service: SearchService, number: int) -> SearchService:
         raise not_found(str(exc)) from exc
 
 
-def _fresh(found: Record | SavedQuery | StartedRun | Health) -> Response:
+def fresh(found: Record | SavedQuery | StartedRun | Health) -> Response:
     """Return a record that a browser does not keep."""
     document = found.to_dict() if isinstance(found, Record) else asdict(found)
     return json_response(document, headers={"cache-control": "no-store"})

@@ -41,7 +41,10 @@ FORM, JSON = "multipart/form-data", "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A parameter: of the path, the query or a body. many: it may be repeated; its value is a tuple."""
+    """A parameter: of the path, the query or a body. many: it may be repeated; its value is a tuple.
+
+    example: a value for the OpenAPI document.
+    """
 
     name: str
     kind: Kind
@@ -52,6 +55,7 @@ class Param:
     choices: tuple[str, ...] = ()
     many: bool = False
     required: bool = False
+    example: str | float | bool | None = None
 
     def parse(self, text: str) -> Any:
         """Return the value of a text. Raises Refusal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vfindex import __version__
 from vfindex.search.http.rest.endpoints import FORM, JSON, MAX_PICTURES, PICTURE, Endpoint, Param
-from vfindex.search.results import Hit, Hits, Missing
+from vfindex.search.results import Feedback, Hit, Hits, Missing
+from vfindex.search.understanding.answering import phrase
 from vfindex.storage import labels, modalities, records
 from vfindex.storage.user import records as user
 
@@ -37,6 +39,7 @@ _HITS: Mapping[str, Any] = {
     "hints": tuple[records.Hint, ...],
     "missing": tuple[Missing, ...],
     "labels": Mapping[str, int],
+    "feedback": Feedback,
     "hits": tuple[Hit, ...],
 }
 _ERROR = {
@@ -107,12 +110,14 @@ def _body_type(endpoint: Endpoint) -> str:
 
 
 def _parameter(param: Param, place: str) -> dict[str, Any]:
+    example = {} if param.example is None else {"example": param.example}
     return {
         "name": param.name,
         "in": place,
         "required": param.required or place == "path",
         "description": param.about,
         "schema": _value(param),
+        **example,
     }
 
 
@@ -145,6 +150,7 @@ class _Schemas:
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
+        self._kinds: dict[str, Any] = {}
 
     def of(self, kind: Any) -> dict[str, Any]:
         """Return the schema of a type as `Record.to_dict` writes it."""
@@ -171,6 +177,8 @@ class _Schemas:
 
     def _record(self, kind: Any) -> dict[str, Any]:
         name = kind.__name__
+        if self._kinds.setdefault(name, kind) is not kind:  # two records of one name: `Moment` of `ask` is AskMoment
+            name = f"{kind.__module__.rpartition('.')[2].title()}{name}"
         if name not in self.found:
             self.found[name] = {}  # a record that holds itself ends here
             hints = _HITS if kind is Hits else _fields(kind)
@@ -178,7 +186,7 @@ class _Schemas:
                 "type": "object",
                 "description": " ".join((inspect.getdoc(kind) or "").split()),
                 "properties": {field: self.of(hint) for field, hint in hints.items()},
-                "required": list(hints),
+                "required": [field for field in hints if (kind, field) != (Hits, "feedback")],
                 "additionalProperties": False,
             }
         return {"$ref": f"#/components/schemas/{name}"}
@@ -186,6 +194,7 @@ class _Schemas:
 
 def _fields(kind: Any) -> dict[str, Any]:
     """Return the types of a record's fields. Some modules import them for type checkers alone."""
-    names = {**vars(modalities), **vars(records), **vars(labels), **vars(user)}
+    others = {"Path": Path, **vars(phrase), **vars(modalities), **vars(records), **vars(labels), **vars(user)}
+    names = {**others, **vars(sys.modules[kind.__module__])}
     hints = get_type_hints(kind, localns=names)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

@@ -114,7 +114,7 @@ class Answer(Record):
     phrased: Phrased | None
 
 
-def ask(
+def ask(  # noqa: PLR0913  the options of `SearchService.ask`
     libraries: OpenLibraries,
     question: str,
     *,
@@ -122,11 +122,13 @@ def ask(
     top_k: int = TOP_K,
     show_all: bool = False,
     endpoint: Endpoint | None = None,
+    timeout_s: float | None = None,
 ) -> Answer:
     """Return the moments whose speech or text answers a question.
 
     video: only this one. show_all: also moments no better than chance. endpoint: phrases an answer, if there is one.
-    Raises QueryError for a question without words, or if nothing is said or written; LibraryError, UsageError.
+    timeout_s: of each search. Raises QueryError for a question without words, or if nothing is said or written;
+    QueryTimeout, LibraryError, UsageError.
     """
     if not isinstance(question, str) or not question.split():
         raise QueryError("the question has no words")
@@ -144,7 +146,7 @@ def ask(
             query = replace(query, filters=Filters(inside=(escape(os.fsdecode(path)),)))
         labeller = _labeller(snapshots, query)
     asked = _Asked(libraries, question, query, labeller, top_k + _SPARE)
-    hits = asked.hits(top_k) if has_scores else []
+    hits = asked.hits(top_k, timeout_s) if has_scores else []
     found = asked.moments([hit for hit in hits if show_all or asked.counts(hit)])
     says = True if any(map(_is_above_chance, found)) else None if not has_scores else asked.says_nothing(hits)
     not_said = "the video does not say" if video is not None else NOT_SAID
@@ -227,9 +229,9 @@ class _Asked:
     labeller: Labeller
     depth: int
 
-    def hits(self, top_k: int) -> list[Hit]:
+    def hits(self, top_k: int, timeout_s: float | None) -> list[Hit]:
         """Return the hits of a search in its order; then, if few of them count, those by timed text alone."""
-        request = Request(self.query, top_k=self.depth, per_video=self.depth)
+        request = Request(self.query, top_k=self.depth, per_video=self.depth, timeout_s=timeout_s)
         hits = list(answer(self.libraries.engines, request))
         if sum(map(self.counts, hits)) < top_k:
             hits += answer(self.libraries.engines, replace(request, weights=text_weights()))

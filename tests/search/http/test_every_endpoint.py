@@ -17,6 +17,7 @@ from vfindex import __version__ as VERSION
 from vfindex.search.http.rest.api import Api
 from vfindex.search.http.rest.endpoints import FORM, Endpoint, Param, endpoints_of
 from vfindex.search.http.rest.media import Media
+from vfindex.search.http.rest.understanding import Understanding
 from vfindex.search.http.security import MEMBER
 from vfindex.search.http.settings import Limits, Settings, Tokens, Tools
 from vfindex.search.service import SearchService
@@ -71,9 +72,9 @@ VALID: Mapping[str, str] = {
 def table() -> list[Endpoint]:
     """Return all endpoints; nothing answers them."""
     service = SearchService("nothing")
-    api, media = Api(service, Limits(), Tools()), Media(service, Limits())
-    found = [*endpoints_of(api), *endpoints_of(media)]
-    for each in (api, media):
+    handlers = Api(service, Limits(), Tools()), Understanding(service, Limits()), Media(service, Limits())
+    found = [endpoint for each in handlers for endpoint in endpoints_of(each)]
+    for each in handlers:
         each.close()
     return found
 
