@@ -14,6 +14,7 @@ from typing import Any
 
 from vfindex.search.results import Hit, Hits, Match, VideoInfo, VideoSummary
 from vfindex.search.status import FileProblem, Status
+from vfindex.search.understanding.answering.ask import Quotation
 from vfindex.storage.records import ClipKey, Segment, box_words
 
 NOTICE = (
@@ -69,7 +70,7 @@ def _hit(hit: Hit, link: Link) -> dict[str, Any]:
         "rank": hit.rank,
         "clip": clip_text(hit.key),
         "video": hit.key.fingerprint,
-        **_times(hit.start_s, hit.end_s),
+        **times_of(hit.start_s, hit.end_s),
         "frame_s": None if hit.frame_s is None else round(hit.frame_s, 3),
         "confidence": hit.confidence,
         "share": None if hit.share is None else round(hit.share, 3),
@@ -82,30 +83,30 @@ def _hit(hit: Hit, link: Link) -> dict[str, Any]:
         "untrusted_path": untrusted(hit.video),
         "untrusted_snippet": untrusted(hit.snippet),
         "also": [
-            {**_times(each.start_s, each.end_s), "untrusted_path": untrusted(each.video)}
+            {**times_of(each.start_s, each.end_s), "untrusted_path": untrusted(each.video)}
             for each in hit.also[:MAX_PLACES]
         ],
     }
     if len(hit.moments) > 1:
-        found["moments"] = [_times(each.start_s, each.end_s) for each in hit.moments]
+        found["moments"] = [times_of(each.start_s, each.end_s) for each in hit.moments]
     return {name: value for name, value in found.items() if value or isinstance(value, float)}
 
 
 def _match(match: Match) -> dict[str, Any]:
-    times = {} if match.start_s is None or match.end_s is None else _times(match.start_s, match.end_s)
+    times = {} if match.start_s is None or match.end_s is None else times_of(match.start_s, match.end_s)
     words = [untrusted(word) for word in match.words]
     head = {"track": match.track, "kind": match.kind, "words": words, **times}
-    return {**head, **_place(match), "untrusted_text": untrusted(match.text)}
+    return {**head, **place_of(match), "untrusted_text": untrusted(match.text)}
 
 
-def _place(text: Match | Segment) -> dict[str, Any]:
+def place_of(text: Match | Segment | Quotation) -> dict[str, Any]:
     """Return where a text stands on the picture, and who says it, if it is known."""
     box = {"on_picture": box_words(text.box)} if text.box else {}
     speakers = [untrusted(name, MAX_NAME) for name in text.speakers[:MAX_SPEAKERS]]
     return {**box, **({"untrusted_speakers": speakers} if speakers else {})}
 
 
-def _times(start_s: float, end_s: float) -> dict[str, float]:
+def times_of(start_s: float, end_s: float) -> dict[str, float]:
     return {"start_s": round(start_s, 3), "end_s": round(end_s, 3)}
 
 
@@ -126,14 +127,14 @@ def transcript_document(segments: Iterable[Segment], first: int, most: int) -> d
             next_first = number
             break
         left -= len(text)
-        shown.append({**_times(each.start_s, each.end_s), **_origin(each), "untrusted_text": text})
+        shown.append({**times_of(each.start_s, each.end_s), **_origin(each), "untrusted_text": text})
     return {"notice": NOTICE, "segments": shown, "next_first": next_first}
 
 
 def _origin(segment: Segment) -> dict[str, Any]:
     origin = {"track": segment.track, "source": segment.source, "language": untrusted(segment.language)}
     corrected = {} if segment.original is None else {"corrected": True}
-    return {**origin, **corrected, **_place(segment)}
+    return {**origin, **corrected, **place_of(segment)}
 
 
 def video_document(video: VideoInfo, link: Link) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def video_document(video: VideoInfo, link: Link) -> dict[str, Any]:
         "notice": NOTICE,
         "video": video.fingerprint,
         **{name: getattr(video, name) for name in plain},
-        **_times(video.start_s, video.end_s),
+        **times_of(video.start_s, video.end_s),
         "duration_s": round(video.duration_s, 3),
         "clips": len(video.clips),
         "clips_with": {m: modalities.count(m) for m in sorted(set(modalities))},

@@ -33,9 +33,11 @@ from starlette.types import Receive, Scope, Send
 
 from vfindex import __version__
 from vfindex.search.export.selection import file_url
-from vfindex.search.mcp import tools
 from vfindex.search.mcp.documents import Link, untrusted
 from vfindex.search.mcp.params import object_schema
+from vfindex.search.mcp.tool import Answer, Call
+from vfindex.search.mcp.tool import Tool as OfferedTool
+from vfindex.search.mcp.tools import INSTRUCTIONS
 from vfindex.storage.errors import VfindexError
 
 # Calls at a time; further ones wait.
@@ -51,7 +53,7 @@ class ToolServer:
     client that cancels.
     """
 
-    def __init__(self, offered: list[tools.Tool]) -> None:
+    def __init__(self, offered: list[OfferedTool]) -> None:
         self._tools = {each.name: each for each in offered}
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="vfindex-agent")
         self._closed = threading.Event()
@@ -59,7 +61,7 @@ class ToolServer:
             "vfindex",
             version=__version__,
             title="vfindex",
-            instructions=tools.INSTRUCTIONS,
+            instructions=INSTRUCTIONS,
             on_list_tools=self._list,
             on_call_tool=self._call,
         )
@@ -98,7 +100,7 @@ class ToolServer:
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name[:50]!a}; there are {', '.join(self._tools)}")
         over = threading.Event()
-        asked = tools.Call(_link(context.request), lambda: over.is_set() or self._closed.is_set())
+        asked = Call(_link(context.request), lambda: over.is_set() or self._closed.is_set())
         try:
             async with asyncio.timeout(tool.within_s):
                 answer = await asyncio.wrap_future(self._pool.submit(tool.answer, params.arguments or {}, asked))
@@ -111,7 +113,7 @@ class ToolServer:
         return CallToolResult(content=_content(answer))
 
 
-def _described(tool: tools.Tool) -> Tool:
+def _described(tool: OfferedTool) -> Tool:
     annotations = ToolAnnotations(
         title=tool.title,
         read_only_hint=not tool.writes,
@@ -128,7 +130,7 @@ def _described(tool: tools.Tool) -> Tool:
     )
 
 
-def _content(answer: tools.Answer) -> list[ContentBlock]:
+def _content(answer: Answer) -> list[ContentBlock]:
     """Return an answer as text, a JSON document, and images.
 
     Not as structured content too: clients that know it may show it instead of the images.

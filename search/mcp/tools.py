@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vfindex.search.export.formats import FORMATS
 from vfindex.search.mcp.documents import (
     NOTICE,
-    Link,
     hits_document,
     status_document,
     summary_document,
@@ -19,7 +17,9 @@ from vfindex.search.mcp.documents import (
     video_document,
 )
 from vfindex.search.mcp.exports import CUT, MAX_CLIPS, MAX_CUT_S, ExportFolder
-from vfindex.search.mcp.params import Param, values_of
+from vfindex.search.mcp.params import Param
+from vfindex.search.mcp.tool import Answer, Call, Tool
+from vfindex.search.mcp.understanding import NAME, VIDEO, task_tools
 from vfindex.search.query.like import Like
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import UsageError
@@ -27,11 +27,9 @@ from vfindex.storage.modalities import timed_text_modalities
 from vfindex.storage.records import ClipKey
 
 MAX_HITS, MAX_FRAMES, MAX_PAGE = 50, 8, 100
-SEARCH_S, CALL_S, EXPORT_S = 20.0, 60.0, 300.0
-_NAME = "its fingerprint (`video` of a hit), or its name: a path or the end of one, in any case, with or without suffix"
-_VIDEO = Param("video", "string", f"The video: {_NAME}.", required=True, least=1, most=4096)
+SEARCH_S, EXPORT_S = 20.0, 300.0
 _LIMIT = Param("limit", "integer", "Number of hits.", 10, 1, MAX_HITS)
-_PER_VIDEO = Param("per_video", "integer", "Hits of one video at most.", 1, 1, MAX_HITS)
+_PERVIDEO = Param("per_video", "integer", "Hits of one video at most.", 1, 1, MAX_HITS)
 _EVERY_HIT = Param("include_unlikely", "boolean", "Also hits that are no better than chance.", False)
 INSTRUCTIONS = (
     "vfindex finds moments in a private library of indexed videos, by what is seen, said, or written on the screen. "
@@ -44,14 +42,16 @@ The query is plain words, best one short description: dog running in park. It ma
   "exact words" (must be said, written on the screen, or in the title), -cat (not this), said:rocket (must be spoken),
   shown:"red car" (pictures only), written:exit (text on the screen), titled:holiday (title, file name, folders),
   door opens then dog barks within 20s; thunder near rain within 1m (two moments of one video),
-  in:holiday in:"Trip/*.mp4" after:2026-01-31 before:2026-03-01 longer:60s shorter:10m lang:en (filters).
+  in:holiday in:"Trip/*.mp4" after:2026-01-31 before:2026-03-01 longer:60s shorter:10m lang:en (filters),
+  label:cooking (one of list_labels).
 Hits carry a confidence: high, medium, low; those no better than chance are left out and counted in left_out. No hits
 means that the library has no such moment: say so. `contributions` says what made a hit: pictures, speech, text.
 Do not use it to read on in a video (get_transcript), to look at one (show_frames), or to count or list videos
 (library_status); it knows no facts beyond the videos."""
 _SIMILAR = """\
-Find moments that look like one that you have: give `clip` of a hit, or `video` and `time_s`. Only pictures are
-compared. Do not use it for what is said, or with words: use search_moments."""
+Find moments that look like one that you have: give `clip` of a hit, or `video` and `time_s`; a `video` without a time
+finds what looks like it as a whole. Only pictures are compared. Do not use it for what is said, or with words: use
+search_moments."""
 _TRANSCRIPT = """\
 Read what is said in a video, with times. track gives another text instead: screen for what is written on the picture,
 text for the chapters. Give start_s and end_s for a part. A long one is cut: call again with first set to next_first.
@@ -59,7 +59,7 @@ A segment with `corrected` was put right by a person. Do not use it to find some
 _FRAMES = """\
 Look at a video: returns the frames shown at some times, as images. Use it to check a hit (its frame_s, or times between
 start_s and end_s). Do not use it to search through a video: use search_moments, then look."""
-_GET_VIDEO = """\
+_GETVIDEO = """\
 Return what is known of one video: length, size, codec, languages, chapters, tags, what is indexed, and problems.
 Do not use it for its words (get_transcript)."""
 _STATUS = """\
@@ -74,45 +74,12 @@ _SPAN = Param(
     "clip",
     "object",
     fields=(
-        _VIDEO,
+        VIDEO,
         Param("start_s", "number", "Start in seconds.", least=-1e9, most=1e9, required=True),
         Param("end_s", "number", "End in seconds.", least=-1e9, most=1e9, required=True),
         Param("note", "string", "A remark for the editor.", "", most=500),
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a tool answers: a document, and images as WebP."""
-
-    document: Mapping[str, Any]
-    images: Sequence[bytes] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call under way. link: makes addresses for who asks. is_over: whether nobody waits for the answer any longer."""
-
-    link: Link
-    is_over: Callable[[], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool. run: takes the values of its parameters; raises VfindexError. within_s: how long it may take."""
-
-    name: str
-    title: str
-    about: str
-    params: tuple[Param, ...]
-    run: Callable[[Mapping[str, Any], Call], Answer]
-    within_s: float = CALL_S
-    writes: bool = field(default=False, kw_only=True)
-
-    def answer(self, given: Mapping[str, Any], call: Call) -> Answer:
-        """Check the parameters and run. Raises VfindexError, with one sentence."""
-        return self.run(values_of(given, self.params, self.name), call)
 
 
 def tools_of(service: SearchService, folder: ExportFolder | None = None) -> list[Tool]:
@@ -127,8 +94,8 @@ def tools_of(service: SearchService, folder: ExportFolder | None = None) -> list
     chars = Param("max_chars", "integer", "Length of the text.", 12_000, 200, 40_000)
     query = Param("query", "string", "The query.", required=True, least=1, most=2000)
     clip = Param("clip", "string", "`clip` of a hit.", most=200)
-    of_video = Param("video", "string", f"Instead of clip, with time_s: {_NAME}.", least=1, most=4096)
-    at_s = Param("time_s", "number", "A time of this video in seconds.", least=-1e9, most=1e9)
+    of_video = Param("video", "string", f"Instead of clip: {NAME}.", least=1, most=4096)
+    at_s = Param("time_s", "number", "A time of it in seconds; without one, the whole video.", least=-1e9, most=1e9)
     time_s = Param("time", "number", least=-1e9, most=1e9)
     times = Param("times_s", "array", "Times in seconds.", least=1, most=MAX_FRAMES, required=True, items=time_s)
     size = Param("size_px", "integer", "Longest side of the images.", 512, 64, 1024)
@@ -139,21 +106,22 @@ def tools_of(service: SearchService, folder: ExportFolder | None = None) -> list
     )
     found = [
         Tool(
-            *("search_moments", "Search moments", _SEARCH, (query, _LIMIT, _PER_VIDEO, _EVERY_HIT)),
+            *("search_moments", "Search moments", _SEARCH, (query, _LIMIT, _PERVIDEO, _EVERY_HIT)),
             calls.search_moments,
         ),
         Tool(
-            *("find_similar", "Find similar moments", _SIMILAR, (clip, of_video, at_s, _LIMIT, _PER_VIDEO)),
+            *("find_similar", "Find similar moments", _SIMILAR, (clip, of_video, at_s, _LIMIT, _PERVIDEO)),
             calls.find_similar,
         ),
         Tool(
-            *("get_transcript", "Read a transcript", _TRANSCRIPT, (_VIDEO, track, *part, first, chars)),
+            *("get_transcript", "Read a transcript", _TRANSCRIPT, (VIDEO, track, *part, first, chars)),
             calls.get_transcript,
         ),
-        Tool("show_frames", "Look at frames", _FRAMES, (_VIDEO, times, size), calls.show_frames),
-        Tool("get_video", "Get a video", _GET_VIDEO, (_VIDEO,), calls.get_video),
+        Tool("show_frames", "Look at frames", _FRAMES, (VIDEO, times, size), calls.show_frames),
+        Tool("get_video", "Get a video", _GETVIDEO, (VIDEO,), calls.get_video),
         Tool("library_status", "Get the library's status", _STATUS, listed, calls.library_status),
     ]
+    found += task_tools(service)
     return found if folder is None else [*found, _export(service, folder)]
 
 
@@ -195,13 +163,14 @@ class _Calls:
         options = {"top_k": values["limit"], "per_video": values["per_video"], "timeout_s": SEARCH_S}
         return Answer(hits_document(self._service.similar(self._clip(values), **options), call.link))
 
-    def _clip(self, values: Mapping[str, Any]) -> ClipKey | Like:
+    def _clip(self, values: Mapping[str, Any]) -> ClipKey | Like | str:
         clip, video, time_s = values["clip"], values["video"], values["time_s"]
-        if clip is None and video is not None and time_s is not None:
-            return Like(Path(self._service.fingerprint(video)), time_s)
+        if clip is None and video is not None:
+            found = self._service.fingerprint(video)
+            return found if time_s is None else Like(Path(found), time_s)
         fingerprint, _, start_ms = (clip or "").rpartition(":")
         if video is not None or time_s is not None or not fingerprint or not start_ms.removeprefix("-").isdecimal():
-            raise UsageError("find_similar takes clip, as the clip of a hit, or else video and time_s")
+            raise UsageError("find_similar takes clip, as the clip of a hit, or else video, with or without time_s")
         return ClipKey(fingerprint, int(start_ms))
 
     def get_transcript(self, values: Mapping[str, Any], call: Call) -> Answer:

@@ -53,6 +53,12 @@ def test_every_tool_answers_behind_the_token(service: SearchService) -> None:
         "show_frames": {"video": "v0", "times_s": [1]},
         "get_video": {"video": "v0"},
         "library_status": {},
+        "ask_library": {"question": "line 2"},
+        "get_chapters": {"video": "v0"},
+        "summarise_video": {"video": "v0"},
+        "find_unusual": {},
+        "find_duplicates": {},
+        "list_labels": {},
     }
     with with_tools(service, Settings(tokens=TOKENS)) as site:
         agent = Agent(f"http://127.0.0.1:{site.port}/mcp", TOKENS.read or "")

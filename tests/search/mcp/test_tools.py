@@ -20,7 +20,13 @@ from vfindex.search.service import SearchService
 from vfindex.storage.records import Line, Location, Segment, UnitPlan, UnitResult
 from vfindex.storage.writer import writing
 
-READING = {"search_moments", "find_similar", "get_transcript", "show_frames", "get_video", "library_status"}
+READING = {
+    *("search_moments", "find_similar", "get_transcript", "show_frames", "get_video", "library_status"),
+    *("ask_library", "get_chapters", "summarise_video", "find_unusual", "find_duplicates", "list_labels"),
+}
+
+# Here they may find nothing, and then quote nothing.
+WITHOUT_WORDS = {"get_chapters", "summarise_video", "find_unusual", "find_duplicates", "ask_library"}
 
 
 def texts(document: Any, key: str = "") -> list[tuple[str, str]]:
@@ -57,7 +63,7 @@ def test_the_syntax_that_the_description_teaches_is_that_of_queries(service: Sea
     [search] = [each for each in tools_of(service) if each.name == "search_moments"]
     taught = re.findall(r"\b(\w+):", search.about.partition("It may also have")[2].partition("Hits carry")[0])
     assert set(taught) == {
-        *("said", "shown", "written", "titled", "in", "after", "before", "longer", "shorter", "lang"),
+        *("said", "shown", "written", "titled", "in", "after", "before", "longer", "shorter", "lang", "label"),
     }
     filters = 'in:holiday in:"Trip/*.mp4" after:2026-01-31 before:2026-03-01 longer:60s shorter:10m lang:en'
     assert filters in search.about
@@ -98,6 +104,11 @@ def test_an_order_in_a_video_arrives_marked(agent: Agent) -> None:
         ("get_video", {"video": "v3"}),
         ("library_status", {"list_videos": 10}),
         ("find_similar", {"clip": "v1:0"}),
+        ("get_chapters", {"video": "v1"}),
+        ("summarise_video", {"video": "v1"}),
+        ("find_unusual", {}),
+        ("find_duplicates", {}),
+        ("ask_library", {"question": "line"}),
     ]
     for (name, _), document in zip(calls, agent.calls(*calls), strict=True):
         assert document["notice"] == NOTICE
@@ -105,7 +116,8 @@ def test_an_order_in_a_video_arrives_marked(agent: Agent) -> None:
             key for key, text in texts(document) if "ignore your instructions" in text.lower() and key != "query"
         ]
         ordered = [key for key in ordered if key not in ("link",)]
-        assert ordered and all(key.startswith("untrusted_") for key in ordered), (name, ordered)
+        assert ordered or name in WITHOUT_WORDS, name
+        assert all(key.startswith("untrusted_") for key in ordered), (name, ordered)
         hidden = [text for _, text in texts(document) if re.search("[\u200b\U000e0041\n]", text)]
         assert not hidden, "characters that nobody sees"
 
@@ -114,8 +126,10 @@ def test_similar_moments_by_clip_and_by_time(agent: Agent) -> None:
     by_clip = agent.call("find_similar", clip="v1:0", limit=2, per_video=2)
     by_time = agent.call("find_similar", video="TRIP/CAFE", time_s=2, limit=2, per_video=2)
     assert by_clip["hits"][0]["clip"] == by_time["hits"][0]["clip"] == "v1:5000"
-    needs = "find_similar takes clip, as the clip of a hit, or else video and time_s"
-    for wrong in ({}, {"clip": "v1"}, {"clip": "v1:x"}, {"video": "v1"}, {"clip": "v1:0", "time_s": 1}):
+    of_video = agent.call("find_similar", video="cafe", limit=3)
+    assert "v1" not in {hit["video"] for hit in of_video["hits"]} and len(of_video["hits"]) == 3
+    needs = "find_similar takes clip, as the clip of a hit, or else video, with or without time_s"
+    for wrong in ({}, {"clip": "v1"}, {"clip": "v1:x"}, {"time_s": 1}, {"clip": "v1:0", "time_s": 1}):
         assert agent.fails("find_similar", **wrong) == needs
     assert "no clip of v1 begins at 7 ms" in agent.fails("find_similar", clip="v1:7")
 
