@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from html import unescape
 from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
@@ -143,6 +144,25 @@ def eventually(holds: Callable[[], bool]) -> bool:
 def logged_in(site: Site, token: str) -> Site:
     """Return the server for a client that sends a token."""
     return replace(site, headers={"authorization": f"Bearer {token}"})
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def page_of(site: Site, path: str, status: int = 200) -> str:
+    """Return a page as a browser gets it."""
+    answer = site.ask(path, headers=BROWSER)
+    assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8"), path
+    return answer.body.decode()
+
+
+def shown(html: str) -> str:
+    """Return the text of a page or a part of it, on one line."""
+    return " ".join(unescape(re.sub("<[^>]*>", " ", html)).split())
+
+
+def links(html: str) -> list[str]:
+    return [unescape(each) for each in re.findall('href="([^"]*)"', html)]
 
 
 class Elements(HTMLParser):

@@ -26,6 +26,7 @@ from vfindex.search.http.rest.understanding import Understanding
 from vfindex.search.http.security import HEADERS, MCP, Gate
 from vfindex.search.http.sessions import Sessions
 from vfindex.search.http.settings import Settings, Tools
+from vfindex.search.http.task_pages import TaskPages
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import VfindexError
 
@@ -48,12 +49,13 @@ def create_app(
     sessions, tools = sessions or Sessions(settings), tools or Tools()
     handlers = (
         api := Api(service, settings.limits, tools),
-        Understanding(service, settings.limits),
+        understanding := Understanding(service, settings.limits),
         Media(service, settings.limits),
     )
     endpoints = [endpoint for each in handlers for endpoint in endpoints_of(each)]
     document = json_bytes(openapi(endpoints, settings.root_path))
     pages = Pages(service, settings, sessions, api)
+    task_pages = TaskPages(service, settings.limits, understanding)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -80,6 +82,7 @@ def create_app(
             Route(f"{PREFIX}/openapi.json", description),
             *([Route(MCP, tools.agents, methods=["POST"])] if tools.agents is not None else []),
             *pages.routes(),
+            *task_pages.routes(),
             Mount("/static", _Static(directory=STATIC_FOLDER), name="static"),
         ],
         middleware=[Middleware(Gate, settings, sessions)],

@@ -42,6 +42,14 @@ STATIC_FOLDER = FOLDER / "static"
 PAGE_CARDS, VIDEO_HITS, PAGE_ROWS = 24, 50, 100
 MAX_CARDS = 240
 FILTERS = tuple(f"{name}:" for name in FILTER_EXAMPLES)
+# What a text comes from, in words.
+SOURCES = {
+    "sidecar": "subtitles beside the file",
+    "embedded": "subtitles in the file",
+    "asr": "recognised",
+    "frames": "read on the picture",
+    "chapter": "chapter",
+}
 EXAMPLES = (
     ("dog running in park", "what happens, in plain words"),
     ('said:"thank you"', "these very words, spoken"),
@@ -83,7 +91,8 @@ def _templates() -> Environment:
 def page(scope: Connection, template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """Return a page. Its template has `root`, the prefix of all paths, whether the client may write, and `values`."""
     may_write = scope.get("state", {}).get("scope") == "write"
-    shown = {"root": scope.get("root_path", ""), "may_write": may_write, "query": "", **values}
+    always = {"root": scope.get("root_path", ""), "may_write": may_write, "query": "", "moves": {}, "sources": SOURCES}
+    shown = {**always, **values}
     html = _templates().get_template(template).render(shown)
     # Bytes of a path that are not UTF-8 are lone surrogates, which HTML cannot hold.
     body = html.encode("utf-8", "replace")
@@ -120,7 +129,8 @@ def problem_response(scope: Connection, problem: Refusal) -> Response:
 class Asked:
     """A question to the search page. likes: clips to resemble. first: videos to leave out.
 
-    everything: also hits that are no better than chance. pictures: how many came with it; no address holds them.
+    everything: also hits that are no better than chance. feedback: judgements move it. pictures: how many came with
+    it; no address holds them.
     """
 
     query: str
@@ -128,6 +138,7 @@ class Asked:
     first: int
     everything: bool
     pictures: int = 0
+    feedback: bool = False
 
     @classmethod
     def of(cls, request: Request) -> Asked:
@@ -135,15 +146,15 @@ class Asked:
         given = request.query_params
         likes = [ClipKey(found[1], int(found[2])) for text in given.getlist("like") if (found := CLIP.fullmatch(text))]
         first = min(_number(given.get("first")), MAX_CARDS)
-        return cls(given.get("q", ""), tuple(likes), first, "all" in given)
+        return cls(given.get("q", ""), tuple(likes), first, "all" in given, feedback="feedback" in given)
 
     def address(self, **changed: Any) -> str:
         """Return the query of the address that asks this, with some parts changed."""
         values: dict[str, Any] = {"q": self.query, "like": self.likes, "first": self.first, "all": self.everything}
-        values |= changed
+        values |= {"feedback": self.feedback, **changed}
         pairs = [("q", values["q"])] if values["q"] else []
         pairs += [("like", views.key_text(key)) for key in values["like"]]
-        pairs += [(name, str(int(values[name]))) for name in ("first", "all") if values[name]]
+        pairs += [(name, str(int(values[name]))) for name in ("first", "all", "feedback") if values[name]]
         return "?" + urlencode(pairs, errors="replace")
 
 
@@ -170,7 +181,7 @@ class Pages:
     async def search(self, request: Request) -> Response:
         """Return the search page, with the hits of `q` and `like`; of a form, also of its pictures."""
         asked = Asked.of(request)
-        hits, problem, saved = Hits(), None, None
+        hits, before, problem, saved = Hits(), Hits(), None, None
         try:
             pictures: list[Picture] = []
             if request.method == "POST":
@@ -179,13 +190,17 @@ class Pages:
                 pictures = await self._api.pictures(files)
             if asked.query.strip() or asked.likes or pictures:
                 hits = await self._workers.run(self._found, asked, pictures)
+                if hits.feedback is not None:
+                    before = await self._workers.run(
+                        self._found, replace(asked, feedback=False, everything=True), pictures
+                    )
             else:
                 saved = await self._workers.run(self._service.saved_queries)
         except VfindexError as exc:
             problem = Refusal.of(exc)
         except Refusal as exc:
             problem = exc
-        return self._results(request, asked, hits, problem, () if saved is None else saved.saved)
+        return self._results(request, asked, hits, problem, before=before, saved=() if saved is None else saved.saved)
 
     def _found(self, asked: Asked, pictures: Sequence[Picture]) -> Hits:
         return self._service.search(
@@ -195,12 +210,22 @@ class Pages:
             per_video=views.CARD_HITS,
             min_confidence="none" if asked.everything else None,
             timeout_s=self._settings.limits.search_s,
+            feedback=asked.feedback,
         )
 
     def _results(
-        self, request: Request, asked: Asked, hits: Hits, problem: Refusal | None, saved: Sequence[object]
+        self,
+        request: Request,
+        asked: Asked,
+        hits: Hits,
+        problem: Refusal | None,
+        *,
+        before: Hits,
+        saved: Sequence[object],
     ) -> Response:
+        """before: the hits without judgements, of a question that they moved."""
         cards = views.cards_of(hits)
+        is_alone = len(self._service.engines) == 1 and not self._service.remotes
         last = asked.first + PAGE_CARDS
         has_more = len(cards) > last and last < MAX_CARDS and not asked.pictures
         return page(
@@ -211,6 +236,9 @@ class Pages:
             asked=asked,
             chips=[] if problem else _chips(asked.query),
             hits=hits,
+            labels=views.label_chips(asked.query, hits.labels.items()),
+            judges=bool(is_alone and asked.query and not asked.pictures and not problem),
+            moves=views.moves(cards, views.cards_of(before)) if before else {},
             cards=cards[asked.first : last],
             top=max((hit.score for hit in hits), default=0.0),
             more=asked.address(first=last) if has_more else None,
@@ -322,6 +350,7 @@ class Pages:
             runs=runs[::-1][:20],
             videos=videos,
             folders=sorted(folders.items()),
+            labels=views.label_chips(filters, ((each.name, each.videos or each.clips) for each in videos.labels)),
             filters=filters,
             problem=problem,
             may_start=self._api.may_start and not number,

@@ -12,13 +12,17 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from vfindex.search.query.ast import Filters, Moment, Query
+from vfindex.search.query.parser import parse
 from vfindex.search.results import Hit, VideoInfo
+from vfindex.storage.errors import QueryError
 from vfindex.storage.modalities import MODALITIES, ModalityName, in_table_order
 from vfindex.storage.records import Chapter, ClipKey, Segment
 from vfindex.storage.text.folding import folded
 
 # Hits of one video on its card.
 CARD_HITS = 4
+# Labels that narrow a question, the most frequent ones.
+MAX_LABELS = 12
 # Width of a timeline, in its own units.
 TIMELINE = 1000.0
 _WORD = re.compile(r"\w+")
@@ -184,6 +188,36 @@ def _filters(filters: Filters) -> list[tuple[str, Filters]]:
 
 def _with(filters: Filters, name: str, value: Any) -> Filters:
     return replace(filters, **{name: value})
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChip:
+    """A label that narrows a question. query: the question with its filter. count: of what is shown."""
+
+    name: str
+    count: int
+    query: str
+
+
+def label_chips(query: str, counts: Iterable[tuple[str, int]]) -> list[LabelChip]:
+    """Return the most frequent labels, without those that the question has already; none of one that is wrong."""
+    try:
+        parsed = parse(query, wordless=True)
+    except QueryError:
+        return []
+    chips: list[LabelChip] = []
+    for name, count in counts:
+        if name not in parsed.filters.labels and len(chips) < MAX_LABELS:
+            narrowed = replace(parsed, filters=replace(parsed.filters, labels=(name,)))
+            chips.append(LabelChip(name, count, str(narrowed)))
+    return chips
+
+
+def moves(cards: Sequence[Card], before: Sequence[Card]) -> dict[str, int | None]:
+    """Return fingerprint -> by how many places its card has moved up; None: it was not among those before."""
+    places = {card.fingerprint: place for place, card in enumerate(before)}
+    known = ((card.fingerprint, place, places.get(card.fingerprint)) for place, card in enumerate(cards))
+    return {name: None if was is None else was - place for name, place, was in known}
 
 
 def within_video(query: Query, video: VideoInfo) -> Query:

@@ -10,6 +10,7 @@ import pytest
 PAGES = [
     *("/", "/?q=3", "/?q=said:harbour", "/?q=said:qqq", "/?q=%22"),
     *("/videos/v3?clip=5000&t=5&q=3", "/videos/none", "/library", "/marks"),
+    *("/ask", "/ask?q=harbour&all=1", "/findings?show=unusual", "/findings?show=duplicates"),
 ]
 CONTROLS = {"button", "link", "textbox", "searchbox", "combobox", "checkbox", "meter", "img", "image"}
 PHONE = {"width": 360, "height": 700}

@@ -7,6 +7,7 @@ const main = document.getElementById("main");
 const $ = (selector, within = document) => within.querySelector(selector);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const JUDGED = "judgements";
+const RIGHT = 2; // of a grade from 0 to 3
 
 // --- small things ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ function searchPage() {
   const search = attempt(show);
   $(".bar").addEventListener("submit", (event) => {
     event.preventDefault();
-    search(`${root}/?${new URLSearchParams({ q: bar.value })}`);
+    search(`${root}${$("#asked").dataset.at}?${new URLSearchParams({ q: bar.value })}`);
   });
   main.addEventListener("click", (event) => {
     const add = event.target.closest("[data-add]");
@@ -155,7 +156,7 @@ function searchPage() {
       bar.focus();
       return;
     }
-    const link = event.target.closest("#asked a, .examples a, .empty a, [data-act=like]");
+    const link = event.target.closest("#asked a, .examples a, .empty a, [aria-label^=Labels] a, [data-act=like]");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
     search(link.href);
@@ -266,16 +267,17 @@ function showMarks() {
 
 async function loadJudgements() {
   const found = await api(`/marks?${new URLSearchParams({ list: JUDGED, question: question() })}`);
-  judged = new Map(found.marks.filter((mark) => mark.grade === 0).map((mark) => [textOf(mark.key), mark]));
+  judged = new Map(found.marks.map((mark) => [textOf(mark.key), mark]));
 }
 
 const showJudgements = attempt(async () => {
   if (!question() || !$("[data-act=reject]")) return;
   await loadJudgements();
-  for (const button of all("[data-act=reject]")) {
+  for (const button of all(".judge")) {
     const holder = button.closest("[data-clip]");
-    button.setAttribute("aria-pressed", judged.has(holder.dataset.clip));
-    holder.classList.toggle("rejected", judged.has(holder.dataset.clip));
+    const grade = judged.get(holder.dataset.clip)?.grade;
+    button.setAttribute("aria-pressed", button.dataset.act === "reject" ? grade === 0 : grade > 0);
+    holder.classList.toggle("rejected", grade === 0);
   }
 });
 
@@ -288,11 +290,15 @@ const mark = attempt(async (key) => {
   await loadMarks();
 });
 
-const reject = attempt(async (key) => {
-  if (judged.has(key)) await removeMark(judged.get(key));
-  else await api("/marks", { method: "POST", body: { clip: key, list: JUDGED, question: question(), grade: 0 } });
-  say(judged.has(key) ? "no longer judged" : "noted: not this");
-  await showJudgements();
+/** Judge a clip for the question, or take the same judgement back; a list that is ranked by judgements is ranked anew. */
+const judge = attempt(async (key, grade) => {
+  const known = judged.get(key);
+  const isSame = known && known.grade > 0 === grade > 0;
+  if (isSame) await removeMark(known);
+  else await api("/marks", { method: "POST", body: { clip: key, list: JUDGED, question: question(), grade } });
+  say(isSame ? "no longer judged" : grade ? "noted: right" : "noted: not this");
+  if ("feedback" in ($("#asked")?.dataset ?? {})) await show(location.href, { push: false });
+  else await showJudgements();
 });
 
 const save = attempt(async () => {
@@ -416,6 +422,35 @@ function libraryPage() {
   look();
 }
 
+// --- findings -------------------------------------------------------------------------------------------------------
+
+/** Run a task of the page in place, and say that it works. */
+function findingsPage() {
+  const working = $("#working");
+  main.addEventListener("submit", attempt(async (event) => {
+    const form = event.target.closest(".task");
+    if (!form) return;
+    event.preventDefault();
+    const address = `${form.action}?${new URLSearchParams(new FormData(form))}`;
+    const name = form.elements.show.value;
+    const button = $("button", form);
+    say("comparing …");
+    working.textContent = "comparing; a large library takes up to a minute …";
+    button.disabled = true;
+    try {
+      const page = await pageAt(address);
+      const found = $(`[data-task=${name}]`, page);
+      if (!found) return location.assign(address); // the page to log in
+      $(`[data-task=${name}]`).replaceChildren(...[...found.childNodes].map((node) => document.importNode(node, true)));
+      history.replaceState(null, "", address);
+      $(`[data-task=${name}] .summary`)?.focus();
+    } finally {
+      button.disabled = false;
+      working.textContent = "";
+    }
+  }));
+}
+
 // --- keys -----------------------------------------------------------------------------------------------------------
 
 let player = null;
@@ -455,7 +490,7 @@ const correct = () => {
 const KEYS = {
   "/": () => bar && (bar.focus(), bar.select()),
   j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
-  m: () => press("mark"), x: () => press("reject"), l: () => press("like"), e: why, c: correct,
+  m: () => press("mark"), r: () => press("accept"), x: () => press("reject"), l: () => press("like"), e: why, c: correct,
   "?": () => $("#help").showModal(),
 };
 const PLAYER_KEYS = {
@@ -491,7 +526,7 @@ document.addEventListener("click", (event) => {
   else if (button?.dataset.act === "save") save();
   else if (button?.dataset.act === "forget") forget(button);
   else if (button?.dataset.act === "mark" && mayWrite) mark(key);
-  else if (button?.dataset.act === "reject" && mayWrite) reject(key);
+  else if (button?.classList.contains("judge") && mayWrite) judge(key, button.dataset.act === "reject" ? 0 : RIGHT);
 });
 
 // --- start ----------------------------------------------------------------------------------------------------------
@@ -502,7 +537,9 @@ if ($("#results")) searchPage();
 else if ($(".watch")) {
   // Not awaited: the player imports this module, which would then wait for itself.
   import("./player.js").then(({ watch }) => { player = watch($(".watch")); });
+  import("./outline.js").then(({ outline }) => outline($(".watch")));
   if (mayWrite) import("./correct.js").then(({ correcting }) => correcting($(".watch")));
   showJudgements();
-} else if ($("#started")) libraryPage();
+} else if ($("#working")) findingsPage();
+else if ($("#started")) libraryPage();
 else if ($("[data-list]")) marksPage();

@@ -220,6 +220,8 @@ def test_unknown_and_repeated_parameters_are_refused_everywhere(site: Site) -> N
 PAGES = {
     "/": ("q", "like", "first", "all"),
     "/videos/v1": ("q", "t", "end", "clip"),
+    "/ask": ("q", "all"),
+    "/findings": ("show", "filters"),
     "/marks": ("list",),
     "/library": ("filters", "first", "library"),
     "/login": ("once", "next"),

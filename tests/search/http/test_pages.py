@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
 from library_maker import TEXTS, add_video, axis, clip, install
-from serving import Answer, Site, logged_in, serving
+from serving import BROWSER, Answer, Site, links, logged_in, page_of, serving, shown
 
 from vfindex.search.http.settings import Settings, Tokens
 from vfindex.search.service import SearchService
@@ -20,25 +19,6 @@ from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import Problem
 from vfindex.storage.records import Location
 from vfindex.storage.writer import writing
-
-BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-
-
-def page_of(site: Site, path: str, status: int = 200) -> str:
-    """Return a page as a browser gets it."""
-    answer = site.ask(path, headers=BROWSER)
-    assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8"), path
-    return answer.body.decode()
-
-
-def shown(html: str) -> str:
-    """Return the text of a page or a part of it, on one line."""
-    return " ".join(unescape(re.sub("<[^>]*>", " ", html)).split())
-
-
-def links(html: str) -> list[str]:
-    return [unescape(each) for each in re.findall('href="([^"]*)"', html)]
-
 
 # --- searching ------------------------------------------------------------------------------------------------------
 
