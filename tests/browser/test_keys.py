@@ -31,6 +31,7 @@ def test_keys_move_mark_reject_and_explain(open_page: Callable[..., Any], site: 
     assert (judged["question"], judged["grade"]) == ("5", 0)
     page.reload()
     page.wait_for_selector(".card.rejected")
+    site.ask(f"/api/v1/marks/{judged['id']}", "DELETE")
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
     page.keyboard.press("Escape")
