@@ -61,7 +61,7 @@ def command(
     if table is not None:
         check_new_file(table, "--csv", force=force)
     rows = None if table is None else partial(_write, table)
-    with progress_bar("labelling clips") as progress:
+    with progress_bar("labelling") as progress:
         done = label_library(folder, chosen, store=not dry_run, by_text=zero_shot, progress=progress, clip_rows=rows)
     if json:
         print_json(done.to_dict())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING
@@ -53,7 +53,14 @@ class QueryEncoder:
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""
-        models_of = {m: model for m, model in self._setup.query.items() if m in part.modalities}
+        return {m: rows[0] for m, rows in self.encode_all([part], part.modalities).items()}
+
+    def encode_all(self, parts: Sequence[Part], modalities: Collection[ModalityName]) -> dict[ModalityName, FloatArray]:
+        """Return modality -> (n, dim) float32, rows of length 1: of each part in these modalities. Raises ModelError.
+
+        Many at once take a quarter of the time of single ones.
+        """
+        models_of = {m: model for m, model in self._setup.query.items() if m in modalities}
         by_folder: dict[str, list[QueryModel]] = {}
         for model in dict.fromkeys(models_of.values()):
             by_folder.setdefault(model.folder, []).append(model)
@@ -63,13 +70,13 @@ class QueryEncoder:
             try:
                 encoder = self._encoder(models[0])
                 with self._cores:
-                    rows = encoder.encode_query(part.text, part.words, templates)
+                    rows = encoder.encode_queries([(part.text, part.words) for part in parts], templates)
             except ModelError as exc:
                 if lack(exc):
                     raise
                 # The exporter's own advice is about the cache, where a missing model is exported again.
                 raise ModelError(f"{str(exc).partition(';')[0]}; run: vfindex repair") from exc
-            vectors.update(zip(models, rows, strict=True))
+            vectors.update((model, rows[:, number]) for number, model in enumerate(models))
         return {modality: vectors[model] for modality, model in models_of.items()}
 
     def encode_passages(self, modality: ModalityName, texts: Sequence[str]) -> FloatArray:

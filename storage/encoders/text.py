@@ -144,16 +144,35 @@ class TextEncoder:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
 
     def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
-        """Return a query's vectors (n_sets, dim) float32 of length 1, one per set of templates: the mean over the set.
+        """Return a query's vectors (n_sets, dim); see `encode_queries`."""
+        return np.asarray(self.encode_queries([(text, words)], template_sets)[0])
 
-        words: the query's content words. templates: `{}` is replaced by the query; a template with `{word}` gives the
-        mean over the words and is dropped without any; `{colour}` adds the colours named by the words, if the model has
-        colour axes. Equal prompts are encoded once, all in one run if they fit. Raises ValueError for a set without a
-        usable template.
+    def encode_queries(
+        self, queries: Sequence[tuple[str, Sequence[str]]], template_sets: Sequence[Sequence[str]]
+    ) -> FloatArray:
+        """Return the vectors of queries (n, n_sets, dim) float32 of length 1, one per set of templates: its mean.
+
+        queries: text and content words of each. templates: `{}` is replaced by the query; a template with `{word}`
+        gives the mean over the words and is dropped without any; `{colour}` adds the colours named by the words, if the
+        model has colour axes. Equal prompts are encoded once, texts of similar length in one run. Raises ValueError for
+        a set without a usable template.
         """
-        sets = [_fill(text, words, templates) for templates in template_sets]
-        prompts = list(dict.fromkeys(prompt for groups in sets for group in groups for prompt in group))
+        filled = [[_fill(text, words, templates) for templates in template_sets] for text, words in queries]
+        prompts = list(dict.fromkeys(p for sets in filled for groups in sets for group in groups for p in group))
         vectors = dict(zip(prompts, self.encode(prompts), strict=True))
+        found = [
+            self._means(words, sets, template_sets, vectors) for (_, words), sets in zip(queries, filled, strict=True)
+        ]
+        return np.stack(found) if found else np.zeros((0, len(template_sets), self.dim), np.float32)
+
+    def _means(
+        self,
+        words: Sequence[str],
+        sets: Sequence[Sequence[Sequence[str]]],
+        template_sets: Sequence[Sequence[str]],
+        vectors: Mapping[str, FloatArray],
+    ) -> FloatArray:
+        """Return one query's vectors (n_sets, dim). sets: groups of prompts of each set. vectors: of each prompt."""
         means = np.stack(
             [np.mean([np.mean([vectors[p] for p in g], axis=0) for g in groups], axis=0) for groups in sets]
         )

@@ -38,7 +38,7 @@ SAMPLE = 20_000
 # As a test at 5 %.
 MAX_CHANCE = 0.05
 NOT_BETTER = "not better than chance here"
-# Called with how many clips are done, and how many there are.
+# Called with how many steps are done, and how many there are: texts encoded, clips of the sample, clips labelled.
 Progress = Callable[[int, int], None]
 
 
@@ -132,6 +132,19 @@ class Found:
     none: FloatArray
 
 
+class _Steps:
+    """Counts the steps of a labelling for its progress."""
+
+    def __init__(self, progress: Progress, classes: ClassSet, items: Items) -> None:
+        self._progress, self._done = progress, 0
+        sampled = sum(len(part.ids) for part in _sample(items))
+        self._total = sum(len(each.texts) for each in classes.classes) + sampled + len(items.ids)
+
+    def add(self, steps: int) -> None:
+        self._done += steps
+        self._progress(min(self._done, self._total), self._total)
+
+
 def items_of(snapshot: Snapshot) -> Items:
     """Return the clips of searchable videos, in order of their videos."""
     return Items(*clips_by_video(snapshot))
@@ -166,9 +179,10 @@ def label_library(
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         state, items = library_state(snapshot), items_of(snapshot)
-        method, classifier = _classifier(library, snapshot, classes, items, by_text=by_text)
-        chance, mixtures = _measured(snapshot, classifier, items)
-        clips, videos = _labelled(snapshot, classifier, items, mixtures, progress)
+        steps = _Steps(progress, classes, items)
+        method, classifier = _classifier(library, snapshot, classes, items, steps, by_text=by_text)
+        chance, mixtures = _measured(snapshot, classifier, items, steps)
+        clips, videos = _labelled(snapshot, classifier, items, mixtures, steps)
         is_better = chance < MAX_CHANCE
         stored = 0
         if store and is_better:
@@ -193,31 +207,33 @@ def video_shares(
     """Yield (path, (C + 1,) probabilities of the classes and of none) of each video with a file. Raises as above."""
     library = Library.open(folder)
     with library.snapshot() as snapshot:
-        items, done = items_of(snapshot), 0
-        _, classifier = _classifier(library, snapshot, classes, items, by_text=by_text)
-        _, (_, mixture) = _measured(snapshot, classifier, items)
+        items = items_of(snapshot)
+        steps = _Steps(progress, classes, items)
+        _, classifier = _classifier(library, snapshot, classes, items, steps, by_text=by_text)
+        _, (_, mixture) = _measured(snapshot, classifier, items, steps)
         for part in items.batches():
             _, videos, pooled = read_features(snapshot, classifier, part)
             named = snapshot.named(videos.tolist())
             for video, shares in zip(videos.tolist(), mixture.probabilities(classifier.scores(pooled)), strict=True):
                 if named[video][1]:
                     yield named[video][1][0], shares
-            done += len(part.ids)
-            progress(done, len(items.ids))
+            steps.add(len(part.ids))
 
 
 def _classifier(
-    library: Library, snapshot: Snapshot, classes: ClassSet, items: Items, *, by_text: bool
+    library: Library, snapshot: Snapshot, classes: ClassSet, items: Items, steps: _Steps, *, by_text: bool
 ) -> tuple[str, Classifier]:
     """Return the name of the method and the classifier. Raises QueryError for a library without clips."""
     setup = LibraryMeta(snapshot).setup
     if setup is None or not len(items.ids):
         raise QueryError(f"the library {library.root} holds no videos yet; add some with: vfindex ingest VIDEOS")
     if not by_text and any(each.examples for each in classes.classes):
-        return "linear probe", _probe(snapshot, classes, items)
+        probe = _probe(snapshot, classes, items)
+        steps.add(sum(len(each.texts) for each in classes.classes))
+        return "linear probe", probe
     spec, priors = reading_spec(snapshot)[0], LibraryMeta(snapshot).priors
     encoder = QueryEncoder(library, setup)
-    return "zero-shot", zero_shot(classes.classes, encoder, spec, priors, classes.modalities)
+    return "zero-shot", zero_shot(classes.classes, encoder, spec, priors, classes.modalities, steps.add)
 
 
 def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
@@ -235,7 +251,9 @@ def _sample(items: Items) -> list[Items]:
     return list(items.batches())[:: max(1, len(items.ids) // SAMPLE)]
 
 
-def _measured(snapshot: Snapshot, classifier: Classifier, items: Items) -> tuple[float, tuple[Mixture, Mixture]]:
+def _measured(
+    snapshot: Snapshot, classifier: Classifier, items: Items, steps: _Steps
+) -> tuple[float, tuple[Mixture, Mixture]]:
     """Return how probable chance is, and the mixtures of clips and of videos, from a sample."""
     of_clips, of_videos, features = [], [], []
     for part in _sample(items):
@@ -243,6 +261,7 @@ def _measured(snapshot: Snapshot, classifier: Classifier, items: Items) -> tuple
         of_clips.append(classifier.scores(clips[_present(clips)]))
         features.append(videos[_present(videos)])
         of_videos.append(classifier.scores(features[-1]))
+        steps.add(len(part.ids))
     pooled = np.concatenate(features)
     if not len(pooled):
         raise QueryError("no clip of this library has what these classes compare; `vfindex status` shows what it has")
@@ -255,16 +274,15 @@ def _present(features: FloatArray) -> NDArray[np.bool_]:
 
 
 def _labelled(
-    snapshot: Snapshot, classifier: Classifier, items: Items, mixtures: tuple[Mixture, Mixture], progress: Progress
+    snapshot: Snapshot, classifier: Classifier, items: Items, mixtures: tuple[Mixture, Mixture], steps: _Steps
 ) -> tuple[Found, Found]:
     """Return the outcome for each clip, in the order of `items`, and for each video."""
-    of_clips, of_videos, done = [], [], 0
+    of_clips, of_videos = [], []
     for part in items.batches():
         clips, videos, pooled = read_features(snapshot, classifier, part)
         of_clips.append(_decided(part.ids, clips, classifier, mixtures[0]))
         of_videos.append(_decided(videos, pooled, classifier, mixtures[1]))
-        done += len(part.ids)
-        progress(done, len(items.ids))
+        steps.add(len(part.ids))
     return _joined(of_clips), _joined(of_videos)
 
 

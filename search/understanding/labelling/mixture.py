@@ -24,8 +24,8 @@ PRIOR_SEPARATION = 2.326
 # As many items as a calibration of search needs (calibration/labels.py), and shares of none and of a class alike.
 PRIOR_ITEMS = 20
 _STEPS = 200
-# Scores that a fit reads, of items evenly spread: 10,000 of 400 classes. They take 0.3 GB, half a minute of a core.
-MOST_SCORES = 4_000_000
+# Scores that a fit reads, of items evenly spread: 2,500 of 400 classes, which give the share of none to 0.01.
+MOST_SCORES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class CountingEncoder:
         self.counting = threading.Lock()
         self.running = self.most = 0
 
-    def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
+    def encode_queries(self, queries: Sequence[object], template_sets: Sequence[Sequence[str]]) -> FloatArray:
         with self.counting:
             self.running += 1
             self.most = max(self.most, self.running)
@@ -37,7 +37,7 @@ class CountingEncoder:
         time.sleep(0.01)  # for the others to come, were they let in
         with self.counting:
             self.running -= 1
-        return np.ones((len(template_sets), 4), dtype=np.float32)
+        return np.ones((len(queries), len(template_sets), 4), dtype=np.float32)
 
 
 @pytest.mark.parametrize("cores", [1, 2])

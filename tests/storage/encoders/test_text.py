@@ -89,6 +89,14 @@ def test_a_query_is_the_mean_of_its_templates(encoder: TextEncoder) -> None:
         encoder.encode_query("the red car", [], [["{}"], ["{word}"]])
 
 
+def test_many_queries_at_once_are_the_same_as_single_ones(encoder: TextEncoder) -> None:
+    sets = [["{}", "{word}", "{colour}"], ["{}"]]
+    queries = [("the red car", ["red", "car"]), ("a dog", []), ("someone prepares food in a kitchen", ["food"])]
+    single = [encoder.encode_query(text, words, sets) for text, words in queries]
+    assert np.allclose(encoder.encode_queries(queries, sets), single, atol=1e-5)
+    assert encoder.encode_queries([], sets).shape == (0, 2, encoder.dim)
+
+
 def test_colours_are_a_template_of_their_own(encoder: TextEncoder) -> None:
     plain, coloured = encoder.encode_query(
         "the red car", ["red", "car"], [["{}", "{word}"], ["{}", "{word}", "{colour}"]]

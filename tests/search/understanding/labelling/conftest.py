@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +59,8 @@ def make_kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Pa
 def texts_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a text with the name of a kind have its axis as vector, and any other text an axis without videos."""
 
-    def encode(_: QueryEncoder, part: Part) -> dict[str, FloatArray]:
-        axis = next((axis for kind, axis in KINDS.items() if kind in part.text), 60)
-        return {"visual": np.eye(DIM, dtype=np.float32)[axis]}
+    def encode(_: QueryEncoder, parts: Sequence[Part], __: object) -> dict[str, FloatArray]:
+        axes = [next((axis for kind, axis in KINDS.items() if kind in part.text), 60) for part in parts]
+        return {"visual": np.eye(DIM, dtype=np.float32)[axes]}
 
-    monkeypatch.setattr(QueryEncoder, "encode", encode)
+    monkeypatch.setattr(QueryEncoder, "encode_all", encode)

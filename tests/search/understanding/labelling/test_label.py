@@ -57,6 +57,12 @@ def test_videos_get_their_kind_and_others_none(kinds: Path) -> None:
     assert all(0 <= each.none <= 1 and 0.3 < each.probability <= 1 for each in done.videos)
 
 
+def test_progress_begins_with_the_texts_and_ends_when_all_is_done(kinds: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    label_library(kinds, CLASSES, store=False, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(3, 99), (51, 99), (99, 99)]  # 3 texts, 48 clips to compare, 48 to label
+
+
 def test_labels_are_filters_and_counts(own: Path) -> None:
     done = label_library(own, CLASSES)
     with SearchService(own) as service:
