@@ -73,11 +73,10 @@ def command(
 
 
 def _print(done: Labelling, *, dry_run: bool) -> None:
-    if done.better:
-        for each in (*done.counts, done.none):
-            if each.videos or each.clips:
-                name = "none of these" if each is done.none else each.name
-                print(plain(f"{counted(each.videos, 'video'):>11}  {counted(each.clips, 'clip'):>11}  {name}"))
+    for each in (*done.counts, done.none):
+        if each is not None and (each.videos or each.clips):
+            name = "none of these" if each is done.none else each.name
+            print(plain(f"{counted(each.videos, 'video'):>11}  {counted(each.clips, 'clip'):>11}  {name}"))
     empty = f"; {counted(done.empty, 'clip')} with nothing to compare" if done.empty else ""
     stored = "nothing stored" if dry_run else f"{counted(done.stored, 'label')} stored"
     say(f"{done.classes}, {done.method}: {stored}{empty}; P(chance) {done.chance:.3f}")

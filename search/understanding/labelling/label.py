@@ -104,8 +104,9 @@ class Labelling(Record):
     """The labels of a library by one set of classes.
 
     method: `zero-shot` or `linear probe`. chance: how probable it is that the classes say no more than chance does.
-    better: whether that is below 0.05; if not, nothing was stored. none: what is of no class. empty: clips with nothing
-    to compare, which have no label. stored: number of labels written.
+    better: whether that is below 0.05; if not, there are no labels: counts and videos are empty, none is None, and
+    nothing was stored. none: what is of no class. empty: clips with nothing to compare, which have no label. stored:
+    number of labels written.
     """
 
     classes: str
@@ -113,7 +114,7 @@ class Labelling(Record):
     chance: float
     better: bool
     counts: tuple[ClassCount, ...]
-    none: ClassCount
+    none: ClassCount | None
     empty: int
     stored: int
     videos: tuple[VideoLabel, ...]
@@ -343,6 +344,9 @@ def _labelling(
     snapshot: Snapshot, classes: ClassSet, outcome: tuple[str, float, int], items: Items, found: tuple[Found, Found]
 ) -> Labelling:
     names, (clips, videos), (method, chance, stored) = classes.names, found, outcome
+    empty = int(np.sum(clips.classes < 0))
+    if chance >= MAX_CHANCE:
+        return Labelling(classes.name, method, round(chance, 4), False, (), None, empty, stored, ())
     of_clips, of_videos = Counter(clips.classes.tolist()), Counter(videos.classes.tolist())
     by_video: dict[int, Counter[str]] = {}
     for video, number in zip(items.videos.tolist(), clips.classes.tolist(), strict=True):
@@ -352,10 +356,10 @@ def _labelling(
         classes=classes.name,
         method=method,
         chance=round(chance, 4),
-        better=chance < MAX_CHANCE,
+        better=True,
         counts=tuple(counts[:-1]),
         none=counts[-1],
-        empty=of_clips[-1],
+        empty=empty,
         stored=stored,
         videos=tuple(_video_labels(snapshot, names, videos, by_video)),
     )

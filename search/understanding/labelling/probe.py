@@ -81,16 +81,27 @@ class Probe:
 
 
 def examples_of(snapshot: Snapshot, classes: Sequence[LabelClass]) -> Examples:
-    """Return the clips that the examples name. Raises UsageError for a class without any, QueryError for no clip."""
+    """Return the clips that the examples name.
+
+    Raises UsageError for a class without any and for a clip that is an example of two, QueryError for no clip.
+    """
     found: list[tuple[int, int, int]] = []
+    named: dict[int, tuple[str, str]] = {}
     for number, each in enumerate(classes):
         if not each.examples:
             raise UsageError(
                 f"the class {each.name!r} has no examples, and others have; add some, as beach.mp4@0:12, or compare "
                 "texts alone with --zero-shot"
             )
-        clips = [clip_of(snapshot, Like.parse(text)) for text in dict.fromkeys(each.examples)]
-        found += [(clip.id, number, clip.video_id) for clip in {clip.id: clip for clip in clips}.values()]
+        clips = {text: clip_of(snapshot, Like.parse(text)) for text in each.examples}
+        for text, clip in clips.items():
+            first, other = named.setdefault(clip.id, (text, each.name))
+            if other != each.name:
+                raise UsageError(
+                    f"{text}, an example of {each.name!r}, is the same clip as {first}, one of {other!r}; name it in "
+                    "one class alone"
+                )
+        found += [(clip.id, number, clip.video_id) for clip in {clip.id: clip for clip in clips.values()}.values()]
     ids, numbers, videos = np.array(found, np.int64).reshape(-1, 3).T
     return Examples(ids, numbers, videos)
 

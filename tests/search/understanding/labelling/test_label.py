@@ -52,8 +52,8 @@ def test_videos_get_their_kind_and_others_none(kinds: Path) -> None:
     done = label_library(kinds, CLASSES, store=False)
     assert right(done) > 0.9 and done.better and done.stored == 0
     assert [each.name for each in done.counts] == ["cooking", "sport", "dance"]
-    assert done.counts[2].videos == 0 and done.none.videos >= 7
-    assert sum(each.clips for each in (*done.counts, done.none)) == 48
+    assert done.counts[2].videos == 0 and done.none is not None and done.none.videos >= 7
+    assert sum(each.clips for each in (*done.counts, done.none) if each) == 48
     assert all(0 <= each.none <= 1 and 0.3 < each.probability <= 1 for each in done.videos)
 
 
@@ -91,6 +91,7 @@ def test_nothing_is_stored_where_classes_are_no_better_than_chance(make_kinds: C
     folder = make_kinds(0.0)
     done = label_library(folder, CLASSES)
     assert not done.better and done.chance >= 0.05 and done.stored == 0
+    assert (done.counts, done.none, done.videos) == ((), None, ())  # no guess in place of an answer
     with SearchService(folder) as service:
         assert service.videos().labels == ()
 
@@ -133,6 +134,9 @@ def test_the_command_says_where_it_is_no_better_than_chance(
     assert command(monkeypatch, "label", tmp_path / "kinds.txt", "--library", make_kinds(0.0), "--csv", table) == 1
     shown = capsys.readouterr()
     assert "not better than chance here" in shown.err and not shown.out and not table.exists()
+    assert command(monkeypatch, "label", tmp_path / "kinds.txt", "--library", make_kinds(0.0), "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["better"], document["counts"], document["none"], document["videos"]) == (False, [], None, [])
 
 
 def test_eval_measures_labels_against_truth(

@@ -74,6 +74,9 @@ def test_wrong_examples_get_a_sentence(kinds: Path) -> None:
         label_library(kinds, some)
     with pytest.raises(QueryError, match=r"nothing\.mp4 is not in this library"):
         label_library(kinds, ClassSet("l", (LabelClass("a", (), ("nothing.mp4@1",)), TWO.classes[1])))
+    both = (LabelClass("a", (), ("sport 1.mp4@1",)), LabelClass("b", (), ("cooking 0.mp4@1", "sport 1.mp4@0:02")))
+    with pytest.raises(UsageError, match=r"sport 1\.mp4@0:02, an example of 'b', is the same clip as .*, one of 'a'"):
+        label_library(kinds, ClassSet("l", both))
     with pytest.raises(UsageError, match="a clip is a video and a time"):
         label_library(kinds, ClassSet("l", (LabelClass("a", (), ("nothing",)), TWO.classes[1])))
 
