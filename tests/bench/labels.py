@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from vfindex.search.evaluation.metrics import compare
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.understanding.labelling.classes import NONE, LabelClass
 from vfindex.search.understanding.labelling.label import Classifier, items_of, read_features
-from vfindex.search.understanding.labelling.mixture import fit_mixture
-from vfindex.search.understanding.labelling.probe import Examples, Probe, fit_probe
+from vfindex.search.understanding.labelling.mixture import fit_mixture, fit_separation
+from vfindex.search.understanding.labelling.probe import Examples, Probe, fit_probe, held_out_scores
 from vfindex.search.understanding.labelling.zero_shot import zero_shot
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec
@@ -47,17 +48,17 @@ def truths(snapshot: Snapshot, videos: np.ndarray, judged: dict[str, list[str]])
 def shares_of(classifier: Classifier, features: np.ndarray) -> np.ndarray:
     """Return (n, C + 1) probabilities, with the mixture of these videos."""
     scores = classifier.scores(features)
-    return np.asarray(fit_mixture(scores).probabilities(scores))
+    return np.asarray(fit_mixture(scores, classifier.separation).probabilities(scores))
 
 
-def few_shot(snapshot: Snapshot, spec: JointSpec, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Return (n, C + 1) probabilities of each video, by probes on other videos."""
+def few_shot(snapshot: Snapshot, spec: JointSpec, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n, C + 1) probabilities of each video, by probes on other videos: calibrated on held-out ones, or not."""
     items, generator = items_of(snapshot), np.random.default_rng(SEED)
     nothing = np.zeros(0, np.float32)
     reader = Probe(spec, nothing, nothing, 1.0, nothing, nothing)
     clips, videos, pooled = read_features(snapshot, reader, items)
     middle = np.array([np.flatnonzero(items.videos == id_)[int(np.sum(items.videos == id_)) // 2] for id_ in videos])
-    shares = []
+    shares, uncalibrated = [], []
     for number in range(len(videos)):
         chosen = []
         for label in range(classes):
@@ -65,9 +66,17 @@ def few_shot(snapshot: Snapshot, spec: JointSpec, truth: np.ndarray, classes: in
             chosen.append(generator.choice(others, min(SHOTS, len(others)), replace=False))
         rows = np.concatenate(chosen)
         examples = Examples(items.ids[middle[rows]], truth[rows], videos[rows])
-        probe = fit_probe(clips[middle[rows]], examples, spec).against(clips)
+        features = clips[middle[rows]]
+        separation = fit_separation(held_out_scores(features, examples, clips), examples.classes)
+        probe = replace(fit_probe(features, examples, spec), separation=separation).against(clips)
         shares.append(shares_of(probe, pooled)[number])
-    return np.stack(shares)
+        uncalibrated.append(shares_of(replace(probe, separation=None), pooled)[number])
+    return np.stack(shares), np.stack(uncalibrated)
+
+
+def brier(truth: np.ndarray, shares: np.ndarray) -> list[float]:
+    """Return the Brier score of each video."""
+    return [float(each) for each in ((shares - np.eye(shares.shape[1])[truth]) ** 2).sum(axis=1)]
 
 
 def show(name: str, found: Classification) -> None:
@@ -117,7 +126,14 @@ def main() -> None:
         truth = truths(snapshot, videos, written["videos"])
         print(f"{len(videos)} videos; P(chance) of zero-shot {by_text.chance(pooled):.4f}")
         first = judge("zero-shot", names, truth, shares_of(by_text, pooled))
-        second = judge(f"{SHOTS}-shot", names, truth, few_shot(snapshot, spec, truth, len(names)))
+        calibrated, plain = few_shot(snapshot, spec, truth, len(names))
+        second = judge(f"{SHOTS}-shot", names, truth, calibrated)
+        judge(f"{SHOTS}-shot, not calibrated on held-out examples", names, truth, plain)
+        known = truth < len(names)
+        for what, rows, last in (("closed", known, -1), ("open", known | True, None)):
+            pair = [each[rows, :last] / each[rows, :last].sum(axis=1, keepdims=True) for each in (plain, calibrated)]
+            gain = compare(brier(truth[rows], pair[0]), brier(truth[rows], pair[1]))
+            print(f"\nBrier, calibrated over not, {what}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
         gain = compare(first.astype(float).tolist(), second.astype(float).tolist())
         print(f"\n{SHOTS}-shot over zero-shot, closed accuracy: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
         frames = ("visual",)

@@ -20,16 +20,21 @@ from numpy.typing import NDArray
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.results import Record
 from vfindex.search.understanding.labelling.classes import NONE, ClassSet
-from vfindex.search.understanding.labelling.mixture import Mixture, fit_mixture
-from vfindex.search.understanding.labelling.probe import Probe, chance_of, examples_of, fit_probe
+from vfindex.search.understanding.labelling.mixture import Mixture, fit_mixture, fit_separation
+from vfindex.search.understanding.labelling.probe import (
+    Probe,
+    chance_of,
+    examples_of,
+    fit_probe,
+    held_out_scores,
+    joint_rows,
+)
 from vfindex.search.understanding.labelling.zero_shot import restricted, zero_shot
-from vfindex.search.understanding.vectors import comparison_vectors
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
 from vfindex.storage.errors import QueryError
 from vfindex.storage.labels import StoredLabel, clips_by_video, library_state, put_labels, remove_labels
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
@@ -43,14 +48,14 @@ Progress = Callable[[int, int], None]
 
 
 class Classifier(Protocol):
-    """Scores items against C classes. `features` of clips are averaged over time for their video."""
+    """Scores items against C classes. Features of clips are averaged over time for their video."""
 
     @property
-    def dims(self) -> Mapping[ModalityName, int]:
-        """The modalities that are read, and their dimensions."""
+    def separation(self) -> float | None:
+        """Of the scores of labelled items that it has not seen (`mixture`); None: it is fitted to the library."""
 
-    def features(self, rows: Mapping[ModalityName, FloatArray]) -> FloatArray:
-        """Return (n, dim); zero rows for clips with nothing to compare."""
+    def read(self, snapshot: Snapshot, ids: NDArray[np.int64]) -> FloatArray:
+        """Return features (n, dim) of clips; zero rows for those with nothing to compare."""
 
     def scores(self, features: FloatArray) -> FloatArray:
         """Return (n, C) in standard deviations of unrelated items."""
@@ -103,10 +108,10 @@ class ClassCount(Record):
 class Labelling(Record):
     """The labels of a library by one set of classes.
 
-    method: `zero-shot` or `linear probe`. chance: how probable it is that the classes say no more than chance does.
-    better: whether that is below 0.05; if not, there are no labels: counts and videos are empty, none is None, and
-    nothing was stored. none: what is of no class. empty: clips with nothing to compare, which have no label. stored:
-    number of labels written.
+    method: `zero-shot` or `linear probe`. chance: how probable it is that the classes say no more than
+    chance does. better: whether that is below 0.05; if not, there are no labels: counts and videos are empty, none is
+    None, and nothing was stored. none: what is of no class. empty: clips with nothing to compare, which have no label.
+    stored: number of labels written.
     """
 
     classes: str
@@ -155,8 +160,7 @@ def read_features(
     snapshot: Snapshot, classifier: Classifier, part: Items
 ) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
     """Return (features of the clips (n, dim), their videos (m,), features of these (m, dim)): means over time."""
-    found = [classifier.features(rows) for _, rows in snapshot.batches(part.ids, classifier.dims)]
-    clips = np.concatenate(found)
+    clips = classifier.read(snapshot, part.ids)
     videos, first = np.unique(part.videos, return_index=True)
     weights = np.maximum(part.lengths_s, 1e-3)[:, None].astype(np.float32)
     return clips, videos, np.asarray(np.add.reduceat(clips * weights, first) / np.add.reduceat(weights, first))
@@ -228,9 +232,10 @@ def _classifier(
     setup = LibraryMeta(snapshot).setup
     if setup is None or not len(items.ids):
         raise QueryError(f"the library {library.root} holds no videos yet; add some with: vfindex ingest VIDEOS")
+    texts = sum(len(each.texts) for each in classes.classes)
     if not by_text and any(each.examples for each in classes.classes):
         probe = _probe(snapshot, classes, items)
-        steps.add(sum(len(each.texts) for each in classes.classes))
+        steps.add(texts)
         return "linear probe", probe
     spec, priors = reading_spec(snapshot)[0], LibraryMeta(snapshot).priors
     encoder = QueryEncoder(library, setup)
@@ -241,10 +246,12 @@ def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
     """Return the probe of the classes' examples, against the clips of a sample."""
     spec = restricted(reading_spec(snapshot)[0], classes.modalities)
     examples = examples_of(snapshot, classes.classes)
-    dims = {m: part.dim for m, part in spec.parts.items()}
-    rows = np.concatenate([comparison_vectors(rows, spec, None) for _, rows in snapshot.batches(examples.clips, dims)])
-    probe = replace(fit_probe(rows, examples, spec), by_chance=chance_of(rows, examples))
-    return probe.against(np.concatenate([read_features(snapshot, probe, part)[0] for part in _sample(items)]))
+    rows = joint_rows(snapshot, spec, examples.clips)
+    probe = fit_probe(rows, examples, spec)
+    library = np.concatenate([probe.read(snapshot, part.ids) for part in _sample(items)])
+    scores = held_out_scores(rows, examples, library)
+    by_chance, separation = chance_of(scores, examples), fit_separation(scores, examples.classes)
+    return replace(probe, by_chance=by_chance, separation=separation).against(library)
 
 
 def _sample(items: Items) -> list[Items]:
@@ -266,7 +273,8 @@ def _measured(
     pooled = np.concatenate(features)
     if not len(pooled):
         raise QueryError("no clip of this library has what these classes compare; `vfindex status` shows what it has")
-    mixtures = fit_mixture(np.concatenate(of_clips)), fit_mixture(np.concatenate(of_videos))
+    of_items = (np.concatenate(of_clips), np.concatenate(of_videos))
+    mixtures = fit_mixture(of_items[0], classifier.separation), fit_mixture(of_items[1], classifier.separation)
     return classifier.chance(pooled), mixtures
 
 

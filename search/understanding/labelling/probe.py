@@ -2,13 +2,14 @@
 
 Multinomial logistic regression with an L2 penalty (Radford et al. 2021, arXiv 2103.00020, appendix A.3), by
 scikit-learn with its default strength, classes weighted alike. A clip's score for a class is the probe's decision value
-in standard deviations of the library's clips for which another class is better.
+in standard deviations of the library's clips for which another class is better. Probabilities are calibrated on the
+examples themselves, each scored by a probe on those of other videos.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +18,11 @@ from numpy.typing import NDArray
 
 from vfindex.search.query.like import Like, clip_of
 from vfindex.search.understanding.labelling.classes import LabelClass
-from vfindex.search.understanding.labelling.mixture import empirical_null
-from vfindex.search.understanding.vectors import comparison_vectors
+from vfindex.search.understanding.labelling.mixture import NEVER, against_null, empirical_null
+from vfindex.search.understanding.vectors import vector_batches
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import UsageError, VfindexError
 from vfindex.storage.joint.vector import JointSpec
-from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray
 
 # Parts of the examples that are predicted by the others, whole videos each.
@@ -43,7 +43,8 @@ class Examples:
 class Probe:
     """A classifier by examples. weights: (C, dim), offsets: (C,). centre, spread: (C,) of the library's clips.
 
-    by_chance: how probable it is to predict the examples that well by naming the most frequent class.
+    by_chance: how probable it is to predict the examples that well by naming the most frequent class. separation: of
+    the scores of held-out examples (`mixture`), None before it is known.
     """
 
     spec: JointSpec
@@ -52,19 +53,15 @@ class Probe:
     by_chance: float
     centre: FloatArray
     spread: FloatArray
+    separation: float | None = None
 
-    @property
-    def dims(self) -> dict[ModalityName, int]:
-        return {m: part.dim for m, part in self.spec.parts.items()}
-
-    def features(self, rows: Mapping[ModalityName, FloatArray]) -> FloatArray:
-        """Return (n, dim) joint vectors of length 1. rows: modality -> (n, dim), zero rows where absent."""
-        return comparison_vectors(dict(rows), self.spec, None)
+    def read(self, snapshot: Snapshot, ids: Sequence[int] | NDArray[np.int64]) -> FloatArray:
+        """Return (n, dim) joint vectors of clips, of length 1."""
+        return joint_rows(snapshot, self.spec, ids)
 
     def scores(self, features: FloatArray) -> FloatArray:
         """Return (n, C): standard deviations above the library's other clips; 0 for rows with nothing to compare."""
-        values = (self.decisions(features) - self.centre) / self.spread
-        return np.where(np.any(features, axis=1)[:, None], values, 0.0).astype(np.float32)
+        return against_null(self.decisions(features), features, (self.centre, self.spread))
 
     def decisions(self, features: FloatArray) -> FloatArray:
         """Return (n, C) decision values."""
@@ -78,6 +75,12 @@ class Probe:
         present = features[np.any(features, axis=1)]
         centre, spread = empirical_null(self.decisions(present))
         return replace(self, centre=centre, spread=spread)
+
+
+def joint_rows(snapshot: Snapshot, spec: JointSpec, ids: Sequence[int] | NDArray[np.int64]) -> FloatArray:
+    """Return (n, dim) joint vectors of clips, of length 1; zero rows for those with nothing to compare."""
+    found = [rows for _, rows in vector_batches(snapshot, spec, ids)]
+    return np.concatenate([np.zeros((0, spec.dim), np.float32), *found])
 
 
 def examples_of(snapshot: Snapshot, classes: Sequence[LabelClass]) -> Examples:
@@ -114,7 +117,7 @@ def fit_probe(features: FloatArray, examples: Examples, spec: JointSpec) -> Prob
     if not np.any(features, axis=1).all():
         raise UsageError("an example has none of the modalities that these classes compare; name another clip")
     rows, classes = unit_rows(features), int(examples.classes.max()) + 1
-    weights, offsets = _fitted(rows, examples.classes, classes)
+    weights, offsets = fitted(rows, examples.classes, classes)
     nothing = np.zeros(classes, np.float32)
     return Probe(spec, weights, offsets, 1.0, nothing, nothing + 1)
 
@@ -125,7 +128,7 @@ def unit_rows(features: FloatArray) -> FloatArray:
     return np.asarray(features / np.where(lengths > 0, lengths, 1.0), np.float32)
 
 
-def _fitted(rows: FloatArray, labels: NDArray[np.int64], classes: int) -> tuple[FloatArray, FloatArray]:
+def fitted(rows: FloatArray, labels: NDArray[np.int64], classes: int) -> tuple[FloatArray, FloatArray]:
     """Return weights (classes, dim) and offsets (classes,); a class without examples is never chosen."""
     present = np.unique(labels)
     weights, offsets = np.zeros((classes, rows.shape[1]), np.float32), np.full(classes, -1e9, np.float32)
@@ -141,24 +144,42 @@ def _fitted(rows: FloatArray, labels: NDArray[np.int64], classes: int) -> tuple[
     return weights, offsets
 
 
-def chance_of(features: FloatArray, examples: Examples) -> float:
-    """Return the probability that naming the most frequent class is right for as many example videos as the probe is.
+def held_out_scores(features: FloatArray, examples: Examples, library: FloatArray) -> FloatArray:
+    """Return (n, C) scores of the examples by probes on those of other videos; NEVER for a class without any there.
 
-    Each video is predicted by a probe on others, of FOLDS parts with as many videos of each class as can be.
+    features: (n, dim) of the examples. library: (m, dim) of its clips, which set centre and spread.
     """
     rows, classes = unit_rows(features), int(examples.classes.max()) + 1
-    videos, first = np.unique(examples.videos, return_index=True)
-    own = examples.classes[first]
-    order = np.argsort(own, kind="stable")
-    folds = np.empty(len(videos), np.int64)
-    folds[order] = np.arange(len(videos)) % min(FOLDS, len(videos))
-    fold_of = folds[np.searchsorted(videos, examples.videos)]
-    right = np.zeros(len(rows))
+    others = unit_rows(library[np.any(library, axis=1)])
+    folds = folds_of(examples.videos, examples.classes, FOLDS)
+    scores = np.full((len(rows), classes), NEVER, np.float32)
     for fold in range(int(folds.max()) + 1):
-        held = fold_of == fold
-        weights, offsets = _fitted(rows[~held], examples.classes[~held], classes)
-        right[held] = (rows[held] @ weights.T + offsets).argmax(axis=1) == examples.classes[held]
+        held = folds == fold
+        weights, offsets = fitted(rows[~held], examples.classes[~held], classes)
+        null = empirical_null(others @ weights.T + offsets)
+        found = against_null(rows[held] @ weights.T + offsets, rows[held], null)
+        scores[held] = np.where(np.isin(np.arange(classes), examples.classes[~held]), found, NEVER)
+    return scores
+
+
+def folds_of(videos: NDArray[np.int64], classes: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+    """Return the part (n,) of each clip: whole videos, with as many videos of each class in each part as can be."""
+    names, first = np.unique(videos, return_index=True)
+    order = np.argsort(classes[first], kind="stable")
+    parts = np.empty(len(names), np.int64)
+    parts[order] = np.arange(len(names)) % min(folds, len(names))
+    return np.asarray(parts[np.searchsorted(names, videos)])
+
+
+def chance_of(scores: FloatArray, examples: Examples) -> float:
+    """Return the probability that naming the most frequent class is right for as many example videos as scores are.
+
+    scores: (n, C), of `held_out_scores`. A video counts as right where most of its clips are.
+    """
+    right = scores.argmax(axis=1) == examples.classes
+    videos, first = np.unique(examples.videos, return_index=True)
     correct = sum(right[examples.videos == video].mean() > 0.5 for video in videos)
+    own = examples.classes[first]
     return binomial_tail(int(correct), len(videos), float(np.bincount(own).max() / len(own)))
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfindex.search.query.ast import Part, content_words
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.understanding.labelling.classes import LabelClass
 from vfindex.search.understanding.labelling.mixture import standardised
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import UsageError
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse, fuse_query
 from vfindex.storage.modalities import ModalityName
@@ -39,13 +41,13 @@ class ZeroShot:
     classes: FloatArray
     background: FloatArray
 
-    @property
-    def dims(self) -> dict[ModalityName, int]:
-        return {m: part.dim for m, part in self.spec.parts.items()}
+    separation: None = None
 
-    def features(self, rows: Mapping[ModalityName, FloatArray]) -> FloatArray:
-        """Return (n, dim) joint vectors of clips. rows: modality -> (n, dim), zero rows where absent."""
-        return fuse(rows, self.spec)
+    def read(self, snapshot: Snapshot, ids: Sequence[int] | NDArray[np.int64]) -> FloatArray:
+        """Return (n, dim) joint vectors of clips."""
+        dims = {m: part.dim for m, part in self.spec.parts.items()}
+        found = [fuse(rows, self.spec) for _, rows in snapshot.batches(ids, dims)]
+        return np.concatenate([np.zeros((0, self.spec.dim), np.float32), *found])
 
     def scores(self, features: FloatArray) -> FloatArray:
         """Return (n, C): standard deviations above the background; 0 for rows with nothing to compare."""

@@ -7,10 +7,12 @@ import pytest
 
 from vfindex.search.understanding.labelling import mixture
 from vfindex.search.understanding.labelling.mixture import (
+    NEVER,
     PRIOR_SEPARATION,
     Mixture,
     empirical_null,
     fit_mixture,
+    fit_separation,
     standardised,
 )
 
@@ -67,3 +69,33 @@ def test_the_null_is_of_items_that_another_class_fits_better() -> None:
     assert centre.tolist() == [2.0, 0.5] and spread.tolist() == pytest.approx([np.sqrt(2 / 3), 0.5])
     centre, spread = empirical_null(np.array([[1, 0]], np.float32))  # nothing to tell the first class by
     assert (centre[0], spread[0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("separation", [0.4, 1.5, 4.0])
+def test_the_separation_of_held_out_items_is_found(separation: float) -> None:
+    generator = np.random.default_rng(1)
+    scores = generator.standard_normal((20_000, 5))
+    odds = np.exp(separation * scores)
+    shares = odds / odds.sum(axis=1, keepdims=True)
+    labels = np.array([generator.choice(5, p=row) for row in shares])
+    assert fit_separation(scores.astype(np.float32), labels) == pytest.approx(separation, rel=0.05)
+
+
+def test_few_items_that_are_all_right_are_not_certain() -> None:
+    scores = np.where(np.eye(4, dtype=bool), 3.0, 0.0).astype(np.float32)
+    found = fit_separation(scores, np.arange(4))
+    share = np.exp(3 * found) / (np.exp(3 * found) + 3)
+    assert share == pytest.approx(5 / 6, abs=0.001)  # of four items, (4 + 1) / (4 + 2)
+    five = np.concatenate([scores, [[NEVER, 0.0, 1.0, 0.0]]]).astype(np.float32)  # a class that no probe could choose
+    assert fit_separation(five, np.array([0, 1, 2, 3, 0])) == found
+    assert fit_separation(np.full((2, 2), NEVER, np.float32), np.array([0, 1])) == PRIOR_SEPARATION
+
+
+def test_classes_share_by_held_out_items_what_is_not_none() -> None:
+    scores = sample(500, 4, 3.0, 0.3)[0]
+    plain, held_out = fit_mixture(scores), fit_mixture(scores, 0.5)
+    assert (held_out.separation, held_out.none_share) == (plain.separation, plain.none_share)
+    one, other = plain.probabilities(scores), held_out.probabilities(scores)
+    assert np.allclose(one[:, -1], other[:, -1]) and other.sum(axis=1) == pytest.approx(1)
+    assert (other[:, :-1].max(axis=1) < one[:, :-1].max(axis=1)).mean() > 0.9
+    assert np.allclose(np.log(other[:, 0] / other[:, 1]), 0.5 * (scores[:, 0] - scores[:, 1]), atol=1e-4)

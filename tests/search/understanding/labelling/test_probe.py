@@ -11,7 +11,7 @@ import pytest
 
 from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
 from vfindex.search.understanding.labelling.label import Labelling, label_library
-from vfindex.search.understanding.labelling.probe import Examples, binomial_tail, chance_of, fit_probe
+from vfindex.search.understanding.labelling.probe import Examples, binomial_tail, chance_of, fit_probe, held_out_scores
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
 from vfindex.storage.joint.vector import JointSpec
 
@@ -57,7 +57,7 @@ def test_three_classes_and_a_fold_without_one() -> None:
     probe = fit_probe(rows, examples, JointSpec({}))
     assert probe.decisions(rows).argmax(axis=1).tolist() == [0, 0, 0, 1, 1, 1, 2]
     # The one video of the third class is never predicted by the others: 6 of 7 by chance, where 3 of 7 are of a class.
-    assert chance_of(rows, examples) == pytest.approx(binomial_tail(6, 7, 3 / 7))
+    assert chance_of(held_out_scores(rows, examples, rows), examples) == pytest.approx(binomial_tail(6, 7, 3 / 7))
 
 
 def test_the_tail_of_a_binomial() -> None:
