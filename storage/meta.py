@@ -24,7 +24,7 @@ from vfindex.storage.modalities import ModalityName, switches
 from vfindex.storage.records import FloatArray, QueryModel, Setup
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS = "setup", "priors", "fusion", "query_models"
-_SHARED_SPEC = "shared_spec"
+_SHARED_SPEC, _TEMPORAL_HEADS = "shared_spec", "temporal_heads"
 # The Qdrant server that holds the joint index; the id of the library in the names of its collections; and those of its
 # collections that may exist, as JSON of [URL, name]; see `collections`.
 _SERVER, LIBRARY_ID, COLLECTIONS = "index_server", "library_id", "collections"
@@ -130,6 +130,16 @@ class LibraryMeta:
         return frozenset(name for name, switch in switches().items() if self.source.get(switch.option) == "0")
 
     @property
+    def temporal_heads(self) -> dict[str, str]:
+        """Set of classes -> SHA-256 of its temporal head (`heads`)."""
+        try:
+            return {
+                str(name): str(digest) for name, digest in json.loads(self.source.get(_TEMPORAL_HEADS) or "{}").items()
+            }
+        except _NOT_AS_WRITTEN as exc:
+            raise LibraryDamaged("the library's list of temporal heads is damaged; run: vfindex verify") from exc
+
+    @property
     def query_models(self) -> dict[str, str] | None:
         """Query encoder -> SHA-256 of its meta.json, which holds those of its other files; None in old libraries."""
         stored = self.source.get(_QUERY_MODELS)
@@ -190,6 +200,11 @@ def put_query_models(catalog: Catalog, folders: Mapping[str, Path]) -> None:
     described = {name: folder / "meta.json" for name, folder in sorted(folders.items())}
     digests = {name: file_sha256(path) for name, path in described.items() if path.is_file()}
     catalog.put(_QUERY_MODELS, json.dumps(digests))
+
+
+def put_temporal_heads(catalog: Catalog, heads: Mapping[str, str]) -> None:
+    """Store which temporal heads the library has; see `LibraryMeta.temporal_heads`."""
+    catalog.put(_TEMPORAL_HEADS, json.dumps(dict(sorted(heads.items()))))
 
 
 def _prior(values: Mapping[str, Any]) -> ModalityPrior:

@@ -115,7 +115,17 @@ ROOMS = {
         *("calibration", "rank", "query"),
     ),
     "storage": (
-        *("maintenance", "writer", "publication", "next_index", "collections", "labels", "library", "settings_backup"),
+        *(
+            "maintenance",
+            "writer",
+            "publication",
+            "next_index",
+            "collections",
+            "labels",
+            "heads",
+            "library",
+            "settings_backup",
+        ),
         *("qdrant", "index", "meta", "user", "migration", "db"),
         *("encoders", "text"),
         *("joint", "files", "state_cache", "ids", "records", "modalities", "machine", "errors", "package"),

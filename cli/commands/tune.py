@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import print_json, say
+from vfindex.cli.output import plain, print_json, say
+from vfindex.cli.render.progress import progress_bar
 from vfindex.cli.run import calibrate_if_due
 from vfindex.storage.errors import UsageError, counted
 from vfindex.storage.modalities import ModalityName
 
 if TYPE_CHECKING:
+    from vfindex.search.evaluation.temporal import TunedHead
     from vfindex.search.evaluation.tune import Tuned
 
 NAME = "tune"
@@ -26,22 +29,36 @@ Learned = Literal["concat", "weighted", "learned"]
 def command(
     queries: Annotated[
         Path | None,
-        typer.Argument(metavar="QUERIES", help="Queries with known answers (docs/evaluation.md).", show_default=False),
+        typer.Argument(
+            metavar="QUERIES", help="Queries with known answers (docs/evaluation.md), or classes.", show_default=False
+        ),
     ] = None,
     fusion: Annotated[
         Learned, typer.Option(metavar="NAME", help="Form of fusion: concat, weighted or learned.")
     ] = "concat",
     folds: Annotated[int, typer.Option(metavar="N", min=2, max=20, help="Folds of the cross-validation.")] = 5,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Only the queries of this split.")] = None,
+    temporal: Annotated[
+        bool, typer.Option("--temporal", help="Train a head on the order of frames instead (docs/label.md).")
+    ] = False,
+    clips: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Labelled videos for --temporal, else the examples.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="Restore the preset's weights.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Restore the preset's weights, or delete the head.")] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Learn modality weights from queries with known answers.
 
-    They are stored only if they win on held-out queries and videos.
+    They are stored only if they win on held-out queries and videos. With --temporal, QUERIES is a file of classes; its
+    labels use the head if that wins.
     """
+    if temporal:
+        _temporal(queries, library_folder(library), (clips, split, folds), dry_run=dry_run, reset=reset, json=json)
+        return
+    if clips is not None:
+        raise UsageError("--clips are labelled videos for --temporal; add it")
     if reset and (queries is not None or dry_run):
         raise UsageError("--reset takes neither QUERIES nor --dry-run")
     if queries is None and not reset:
@@ -67,6 +84,68 @@ def command(
         print_json(_document(tuned, stored))
     else:
         _print(tuned, stored)
+
+
+def _temporal(
+    classes: Path | None,
+    library: Path,
+    chosen: tuple[Path | None, str | None, int],
+    *,
+    dry_run: bool,
+    reset: bool,
+    json: bool,
+) -> None:
+    """Train and compare a temporal head, or delete it. chosen: labelled videos, their split, folds."""
+    from vfindex.search.evaluation.labelled_videos import read_labelled
+    from vfindex.search.evaluation.temporal import TemporalChoice, forget_temporal, tune_temporal
+    from vfindex.search.understanding.labelling.classes import read_classes
+
+    clips, split, folds = chosen
+    if classes is None:
+        raise UsageError("give a file of classes whose temporal head is trained (docs/label.md)")
+    if reset and (clips or dry_run):
+        raise UsageError("--reset deletes a temporal head; leave out --clips and --dry-run")
+    if split is not None and (clips is None or not split.isdecimal()):
+        raise UsageError(f"--split is 1, 2 or 3 of the labelled videos of --clips, not {split!r}")
+    kinds = read_classes(classes)
+    if reset:
+        removed = forget_temporal(library, kinds.name)
+        if json:
+            print_json({"classes": kinds.name, "removed": removed})
+        else:
+            print(plain(f"{kinds.name}: {'its temporal head is deleted' if removed else 'no temporal head'}"))
+        raise typer.Exit(0 if removed else 1)
+    require("index")
+    labelled = None
+    if clips is not None:
+        labelled = read_labelled(clips, None if split is None else int(split), "train")
+    from vfindex.indexer.models.temporal import train_head
+
+    with progress_bar("training") as progress:
+        done = tune_temporal(library, kinds, train_head, TemporalChoice(labelled, folds, not dry_run), progress)
+    if json:
+        print_json(done.to_dict())
+    else:
+        _print_head(done)
+
+
+def _print_head(done: TunedHead) -> None:
+    d = done.difference
+    print(
+        plain(f"{done.classes}: {counted(done.clips, 'clip')} of {counted(done.videos, 'video')}, each held out once")
+    )
+    print(
+        f"held out, accuracy {done.before.value:.3f} of the probe -> {done.after.value:.3f} of the temporal head, "
+        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+    )
+    if done.stored:
+        print(plain("stored: `vfindex label` uses it; to delete it: vfindex tune CLASSES --temporal --reset"))
+    elif done.wins:
+        print("not stored (--dry-run); it would win")
+    else:
+        print(
+            "the order of frames does not win here: not stored, and `vfindex label` compares means of frames as before"
+        )
 
 
 def _reset(folder: Path, json: bool) -> None:

@@ -250,12 +250,13 @@ class Snapshot:
         found: dict[int, dict[ModalityName, FloatArray]] = {id_: {} for id_ in ids}
         for row in self._by_id(select(e.clip_id, e.modality, e.vector), e.clip_id, ids):
             found[row.clip_id][row.modality] = unpack_vector(row.vector)
-        frames = self._frames(json.dumps(list(ids)))
+        frames = self.frames(ids)
         return {id_: StoredVectors(found[id_], *frames.get(id_, no_frames())) for id_ in ids}
 
-    def _frames(self, ids: str) -> dict[int, tuple[FloatArray, NDArray[np.float64]]]:
-        """Return clip id -> (frame vectors, times) of the clips that have frames. ids: a list in JSON."""
-        rows = self._fetched(f"SELECT clip_id, times, vectors FROM frame WHERE clip_id IN {_AMONG}", (ids,))
+    def frames(self, ids: Sequence[int]) -> dict[int, tuple[FloatArray, NDArray[np.float64]]]:
+        """Return clip id -> (frame vectors (n, dim), times (n,)) of the clips that have frames."""
+        query = f"SELECT clip_id, times, vectors FROM frame WHERE clip_id IN {_AMONG}"
+        rows = self._fetched(query, (json.dumps(list(ids)),))
         unpacked = unpack_frames([(times, vectors) for _, times, vectors in rows])
         return {clip_id: frames for (clip_id, _, _), frames in zip(rows, unpacked, strict=True)}
 
@@ -273,7 +274,7 @@ class Snapshot:
             blobs = {row[0]: row[6] for row in rows if row[5] == modality}
             for id_, vector in zip(blobs, unpack_vectors(list(blobs.values())), strict=True):
                 embeddings[id_][modality] = vector
-        frames, none = self._frames(json.dumps(list(clips))), no_frames()
+        frames, none = self.frames(list(clips)), no_frames()
         return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
 
     def batches(

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import ModelError
+from vfindex.storage.errors import LibraryDamaged, ModelError
 from vfindex.storage.files.regular import file_sha256
+from vfindex.storage.heads import read_head
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
 
@@ -36,6 +37,17 @@ def query_faults(library: Library, snapshot: Snapshot) -> dict[str, str]:
             continue
         if digest not in (None, file_sha256(folder / "meta.json")):
             faults[name] = f"{folder}: this is not the model that was put there"
+    return faults
+
+
+def head_faults(library: Library, snapshot: Snapshot) -> list[str]:
+    """Return the faults of the temporal heads. Reads every file."""
+    faults = []
+    for digest in LibraryMeta(snapshot).temporal_heads.values():
+        try:
+            read_head(library.folder, digest)
+        except LibraryDamaged as exc:
+            faults.append(str(exc))
     return faults
 
 

@@ -16,6 +16,7 @@ from vfindex.storage.db.engine import DatabaseConnection, Unchanged, opening, tr
 from vfindex.storage.errors import LibraryChanged, LibraryError, UsageError
 from vfindex.storage.files.permissions import DATABASE, share
 from vfindex.storage.files.regular import sync_folder
+from vfindex.storage.heads import FOLDER as HEADS
 from vfindex.storage.library import Library
 from vfindex.storage.records import SEARCHABLE
 from vfindex.storage.settings_backup import BACKUP
@@ -89,10 +90,16 @@ def _copy(library: Library, made: Path) -> None:
             source_file = library.thumbnail(name)
             if source_file is not None:
                 _copy_file(source_file, copied.thumbs / name[:2] / name)
-    if (library.folder / "query").is_dir():
-        shutil.copytree(library.folder / "query", made / "query", copy_function=shutil.copyfile)
+    _copy_folders(library.folder, made)
     for path in made.rglob("*"):
         share(path)
+
+
+def _copy_folders(folder: Path, made: Path) -> None:
+    """Copy query encoders and temporal heads."""
+    for name in ("query", HEADS):
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, made / name, copy_function=shutil.copyfile)
 
 
 def _newest(library: Library) -> int:

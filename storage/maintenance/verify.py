@@ -28,7 +28,7 @@ from vfindex.storage.index.gate import SAMPLED_CLIPS, wrong_rows
 from vfindex.storage.index.reader import SEGMENT_SUFFIX
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.library import Library, again_if_changed
-from vfindex.storage.maintenance.assets import is_whole, query_faults, stray_thumbnails
+from vfindex.storage.maintenance.assets import head_faults, is_whole, query_faults, stray_thumbnails
 from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
@@ -85,6 +85,7 @@ def _verification(library: Library) -> Verification:
             redo.update(_check_rows(snapshot, result))
             _check_loss(library, snapshot, result)
             result.problems += query_faults(library, snapshot).values()
+            result.problems += head_faults(library, snapshot)
             _check_thumbnails(library, snapshot, result)
             known = len(result.problems)
             _check_generation(library, snapshot, result)

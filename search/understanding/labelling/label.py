@@ -29,13 +29,16 @@ from vfindex.search.understanding.labelling.probe import (
     held_out_scores,
     joint_rows,
 )
+from vfindex.search.understanding.labelling.temporal import TemporalClassifier
 from vfindex.search.understanding.labelling.zero_shot import restricted, zero_shot
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
-from vfindex.storage.errors import QueryError
+from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.heads import TemporalHead, stored_head
 from vfindex.storage.labels import StoredLabel, clips_by_video, library_state, put_labels, remove_labels
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import FloatArray
+from vfindex.storage.modalities import frame_modality
+from vfindex.storage.records import FloatArray, Setup
 from vfindex.storage.writer import writing
 
 # Clips, and videos, by which probabilities and the comparison with chance are set; evenly spread over a larger library.
@@ -108,7 +111,7 @@ class ClassCount(Record):
 class Labelling(Record):
     """The labels of a library by one set of classes.
 
-    method: `zero-shot` or `linear probe`. chance: how probable it is that the classes say no more than
+    method: `zero-shot`, `linear probe` or `temporal head`. chance: how probable it is that the classes say no more than
     chance does. better: whether that is below 0.05; if not, there are no labels: counts and videos are empty, none is
     None, and nothing was stored. none: what is of no class. empty: clips with nothing to compare, which have no label.
     stored: number of labels written.
@@ -232,7 +235,12 @@ def _classifier(
     setup = LibraryMeta(snapshot).setup
     if setup is None or not len(items.ids):
         raise QueryError(f"the library {library.root} holds no videos yet; add some with: vfindex ingest VIDEOS")
+    head = None if by_text else stored_head(snapshot, library.folder, classes.name)
     texts = sum(len(each.texts) for each in classes.classes)
+    if head is not None:
+        classifier = _temporal(snapshot, setup, head, classes, items)
+        steps.add(texts)
+        return "temporal head", classifier
     if not by_text and any(each.examples for each in classes.classes):
         probe = _probe(snapshot, classes, items)
         steps.add(texts)
@@ -252,6 +260,17 @@ def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
     scores = held_out_scores(rows, examples, library)
     by_chance, separation = chance_of(scores, examples), fit_separation(scores, examples.classes)
     return replace(probe, by_chance=by_chance, separation=separation).against(library)
+
+
+def _temporal(snapshot: Snapshot, setup: Setup, head: TemporalHead, classes: ClassSet, items: Items) -> Classifier:
+    """Return the classifier by a head. Raises UsageError for one of other classes, or of another model's frames."""
+    again = f"train it again with: vfindex tune {classes.name} --temporal, or delete it with --reset"
+    if head.classes != classes.names:
+        raise UsageError(f"the temporal head of {classes.name!r} was trained on other classes than these; {again}")
+    if head.model != setup.models.get(frame_modality()):
+        raise UsageError(f"the temporal head of {classes.name!r} was trained on frames of another model; {again}")
+    classifier = TemporalClassifier.of(head)
+    return classifier.against(np.concatenate([classifier.read(snapshot, part.ids) for part in _sample(items)]))
 
 
 def _sample(items: Items) -> list[Items]:
