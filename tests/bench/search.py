@@ -37,6 +37,7 @@ from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.parser import parse
 from vfindex.search.rank import candidates as ranking_module
 from vfindex.search.rank import retrieve as retrieve_module
+from vfindex.search.rank import source as source_module
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.index.reader import JointIndex
 
@@ -72,11 +73,11 @@ CACHED = ("filtered", "globs", "clips of videos", "documents of videos", "postin
 PARTS: Mapping[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((QueryEncoder, "encode"),),
     "index": ((JointIndex, "nearest"),),
-    "filters": ((retrieve_module, "filtered"), (retrieve_module, "build_prefilter")),
-    "words": ((retrieve_module, "match_keywords"),),
+    "filters": ((source_module, "filtered"), (source_module, "build_prefilter")),
+    "words": ((source_module, "match_keywords"),),
     "scoring": ((ranking_module, "score_clips"),),
     "vectors": ((Snapshot, "with_vectors"),),
-    "grouping": ((retrieve_module, "select_results"), (retrieve_module, "merge_neighbours")),
+    "grouping": ((retrieve_module, "select_results"), (source_module, "merge_neighbours")),
 }
 
 
