@@ -162,11 +162,15 @@ def items_of(snapshot: Snapshot) -> Items:
 def read_features(
     snapshot: Snapshot, classifier: Classifier, part: Items
 ) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
-    """Return (features of the clips (n, dim), their videos (m,), features of these (m, dim)): means over time."""
+    """Return (features of the clips (n, dim), their videos (m,), features of these (m, dim)).
+
+    A video's are the means over time of its clips that have any; zeros where none has.
+    """
     clips = classifier.read(snapshot, part.ids)
     videos, first = np.unique(part.videos, return_index=True)
-    weights = np.maximum(part.lengths_s, 1e-3)[:, None].astype(np.float32)
-    return clips, videos, np.asarray(np.add.reduceat(clips * weights, first) / np.add.reduceat(weights, first))
+    weights = (np.maximum(part.lengths_s, 1e-3) * _present(clips))[:, None].astype(np.float32)
+    totals = np.add.reduceat(weights, first)
+    return clips, videos, np.asarray(np.add.reduceat(clips * weights, first) / np.where(totals > 0, totals, 1))
 
 
 def label_library(

@@ -1,0 +1,42 @@
+"""Labels by a temporal head: videos with clips that lack frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from vfindex.search.understanding.labelling.label import Items, read_features
+from vfindex.search.understanding.labelling.temporal import TemporalClassifier, features_of
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.heads import TemporalHead, shapes_of
+from vfindex.storage.records import FloatArray
+
+DIM = 64
+
+
+def by_axes(*_: Any) -> dict[str, FloatArray]:
+    """Return a head whose classes are the first two axes; its logits are below 1."""
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(DIM, 2).items()}
+    weights["spread"] += 1
+    weights["encoder.norm.weight"] += 1
+    weights["project.weight"][:2, :2] = 100 * np.eye(2)
+    weights["classify.weight"][:2, :2] = 0.1 * np.eye(2)
+    return weights
+
+
+def test_clips_without_frames_do_not_move_a_video() -> None:
+    head = TemporalHead(("a", "b"), "m", by_axes(), 0.0, 2.0)
+    frames = np.eye(DIM, dtype=np.float32)[:1]
+
+    class First:
+        def frames(self, ids: Sequence[int]) -> dict[int, tuple[FloatArray, FloatArray]]:
+            return {id_: (frames, np.zeros(1, np.float32)) for id_ in ids if id_ == 0}
+
+    items = Items(np.arange(11), np.array([*[1] * 10, 2]), np.full(11, 10.0))
+    _, videos, features = read_features(cast(Snapshot, First()), TemporalClassifier.of(head), items)
+    assert videos.tolist() == [1, 2]
+    assert features[0] == pytest.approx(features_of(head, [frames])[0])
+    assert not features[1].any()
