@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from vfindex.search.evaluation.labelled_videos import LabelledVideo, label_of
 from vfindex.search.evaluation.metrics import Difference, Figure, compare, summarise
 from vfindex.search.understanding.labelling.classes import ClassSet
-from vfindex.search.understanding.labelling.label import items_of
-from vfindex.search.understanding.labelling.mixture import NEVER, against_null, empirical_null, fit_separation
+from vfindex.search.understanding.labelling.label import against_library, items_of
+from vfindex.search.understanding.labelling.mixture import NEVER, fit_separation
 from vfindex.search.understanding.labelling.probe import (
     Examples,
     binomial_tail,
@@ -28,7 +28,7 @@ from vfindex.search.understanding.labelling.probe import (
     folds_of,
     joint_rows,
 )
-from vfindex.search.understanding.labelling.temporal import features_of, logits_of
+from vfindex.search.understanding.labelling.temporal import TemporalClassifier, features_of
 from vfindex.search.understanding.labelling.zero_shot import restricted
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
 from vfindex.storage.errors import LibraryChanged, QueryError, UsageError
@@ -117,7 +117,7 @@ def tune_temporal(
             raise UsageError(
                 "a temporal head reads vectors of frames, which this library or this class file leaves out"
             )
-        data = _read(snapshot, classes, choice.labelled)
+        data, items = _read(snapshot, classes, choice.labelled), items_of(snapshot)
         trainings = folds_of(data.examples.videos, data.examples.classes, choice.folds)
         count = int(trainings.max()) + 1
         scores, probe = np.zeros((len(data.rows), data.classes), np.float32), np.zeros(len(data.rows))
@@ -125,7 +125,8 @@ def tune_temporal(
             held = trainings == fold
             frames, labels = data.outside(held)
             head = _trained(train, (frames, labels), classes, model, _part(progress, fold, count + 1))
-            scores[held] = _held_out(head, [data.frames[n] for n in np.flatnonzero(held).tolist()], labels)
+            classifier = against_library(snapshot, head, items)
+            scores[held] = _held_out(classifier, [data.frames[n] for n in np.flatnonzero(held).tolist()], labels)
             weights, offsets = fitted(data.rows[~held], labels, data.classes)
             probe[held] = (data.rows[held] @ weights.T + offsets).argmax(axis=1) == data.examples.classes[held]
         done = _compared(classes.name, data, scores, probe)
@@ -160,12 +161,10 @@ def _part(progress: Progress, training: int, trainings: int) -> Progress:
     return part
 
 
-def _held_out(head: TemporalHead, clips: Sequence[FloatArray], trained: NDArray[np.int64]) -> FloatArray:
-    """Return (n, C) scores of clips that the head was not trained on; NEVER for a class that it was not either."""
-    features = features_of(head, clips)
-    logits = logits_of(head, features)
-    scores = against_null(logits, features, empirical_null(logits))
-    return np.where(np.isin(np.arange(logits.shape[1]), trained), scores, np.float32(NEVER))
+def _held_out(classifier: TemporalClassifier, clips: Sequence[FloatArray], trained: NDArray[np.int64]) -> FloatArray:
+    """Return (n, C) scores of clips that a head was not trained on; NEVER for a class that it was not either."""
+    scores = classifier.scores(features_of(classifier.head, clips))
+    return np.where(np.isin(np.arange(scores.shape[1]), trained), scores, np.float32(NEVER))
 
 
 def _compared(name: str, data: _Labelled, scores: FloatArray, probe: NDArray[np.float64]) -> TunedHead:

@@ -273,6 +273,11 @@ def _temporal(snapshot: Snapshot, setup: Setup, head: TemporalHead, classes: Cla
         raise UsageError(f"the temporal head of {classes.name!r} was trained on other classes than these; {again}")
     if head.model != setup.models.get(frame_modality()):
         raise UsageError(f"the temporal head of {classes.name!r} was trained on frames of another model; {again}")
+    return against_library(snapshot, head, items)
+
+
+def against_library(snapshot: Snapshot, head: TemporalHead, items: Items) -> TemporalClassifier:
+    """Return the classifier by a head, with centre and spread of a sample of the library's clips."""
     classifier = TemporalClassifier.of(head)
     return classifier.against(np.concatenate([classifier.read(snapshot, part.ids) for part in _sample(items)]))
 

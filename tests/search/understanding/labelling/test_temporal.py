@@ -1,13 +1,16 @@
-"""Labels by a temporal head: videos with clips that lack frames."""
+"""Labels by a temporal head: videos with clips that lack frames, and few held-out clips."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from vfindex.search.evaluation.temporal import TemporalChoice, tune_temporal
+from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
 from vfindex.search.understanding.labelling.label import Items, read_features
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier, features_of
 from vfindex.storage.db.reader import Snapshot
@@ -40,3 +43,15 @@ def test_clips_without_frames_do_not_move_a_video() -> None:
     assert videos.tolist() == [1, 2]
     assert features[0] == pytest.approx(features_of(head, [frames])[0])
     assert not features[1].any()
+
+
+def test_one_held_out_video_is_scored_as_label_would(make_kinds: Callable[[float], Path]) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn fits the probe: pip install 'vfindex[index]'")
+    examples = {"cooking": (0, 3), "sport": (1, 4)}
+    classes = tuple(
+        LabelClass(kind, (), tuple(f"{kind} {n}.mp4@{at}" for n in numbers for at in (1, 6)))
+        for kind, numbers in examples.items()
+    )
+    choice = TemporalChoice(folds=4, store=False)
+    done = tune_temporal(make_kinds(0.9), ClassSet("kinds", classes), by_axes, choice)
+    assert (done.clips, done.videos, done.after.value) == (8, 4, 1.0)
