@@ -39,6 +39,10 @@ WIDTH, LAYERS, ATTENTIONS, INNER = 64, 2, 4, 256
 MAX_FRAMES = 32
 # 2,000 classes of vectors of 4,096 dimensions are 2 MB of weights; the names of classes are as long as a class file.
 MAX_BYTES = 32 << 20
+# Spread of a dimension in which all frames are alike, so that nothing is divided by zero.
+LEAST_SPREAD = 1e-6
+# Of a weight, and of separation: beyond them scores could be beyond what float32 holds, and a label be no number.
+MOST_WEIGHT, MOST_SEPARATION = 1e4, 1e3
 _PARTS = ("classes", "model", "chance", "separation")
 _LENGTH = struct.Struct("<Q")
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -167,7 +171,7 @@ def read_head(folder: Path, digest: str) -> TemporalHead:
         return _unpacked(data)
     except OSError as exc:
         reason = exc.strerror or "it cannot be read"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, struct.error) as exc:
         reason = str(exc) if type(exc) is ValueError else "its contents are no head"
     raise LibraryDamaged(
         f"the temporal head {path} cannot be used: {reason}; train it again, or delete it with: vfindex tune CLASSES "
@@ -200,14 +204,15 @@ def _unpacked(data: bytes) -> TemporalHead:
     classes, model = described["classes"], described["model"]
     if not (isinstance(model, str) and isinstance(classes, list) and all(isinstance(each, str) for each in classes)):
         raise ValueError("its classes are no names")
-    numbers = [float(described[name]) for name in ("chance", "separation")]
+    chance, separation = (float(described[name]) for name in ("chance", "separation"))
     [dim] = header["mean"]["shape"]
     if type(dim) is not int or not 0 < dim <= len(values) // 4:
         raise ValueError("its dimensions are none")
     weights = {name: _array(header[name], shape, values) for name, shape in shapes_of(dim, len(classes)).items()}
-    if not np.isfinite(numbers).all() or numbers[1] <= 0 or not (weights["spread"] > 0).all():
+    is_spread = bool((weights["spread"] >= np.float32(LEAST_SPREAD)).all())
+    if not 0 <= chance <= 1 or not 0 < separation <= MOST_SEPARATION or not is_spread:
         raise ValueError("its numbers are none")
-    return TemporalHead(tuple(classes), model, weights, *numbers)
+    return TemporalHead(tuple(classes), model, weights, chance, separation)
 
 
 def _array(described: Mapping[str, Any], shape: tuple[int, ...], values: bytes) -> FloatArray:
@@ -217,6 +222,6 @@ def _array(described: Mapping[str, Any], shape: tuple[int, ...], values: bytes) 
     if stop - start != 4 * math.prod(shape) or stop > len(values):
         raise ValueError("its weights are cut off")
     array = np.frombuffer(values, "<f4", math.prod(shape), start).reshape(shape).astype(np.float32)
-    if not np.isfinite(array).all():
+    if not (np.abs(array) <= MOST_WEIGHT).all():
         raise ValueError("its weights are no numbers")
     return array

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vfindex.storage.heads import ATTENTIONS, INNER, LAYERS, WIDTH, padded_frames, positions
+from vfindex.storage.heads import ATTENTIONS, INNER, LAYERS, LEAST_SPREAD, WIDTH, padded_frames, positions
 from vfindex.storage.records import FloatArray
 
 EPOCHS, WARM_UP_EPOCHS, RATE, WEIGHT_DECAY, DROPOUT, SMOOTHING = 300, 5, 1e-3, 0.05, 0.1, 0.1
@@ -25,8 +25,6 @@ BATCH_CLIPS = 64
 # A bound on time, reached from 833 clips on. A step of 64 clips of 12 frames takes 40 ms of a core.
 MAX_STEPS = 4_000
 _SEED = 0
-# Spread of a dimension in which all frames are alike, so that nothing is divided by zero.
-_LEAST_SPREAD = 1e-6
 
 
 class Network(nn.Module):
@@ -64,7 +62,7 @@ def train_head(
     torch.set_num_threads(1)  # products this small gain nothing from more, and wait for each other on a busy machine
     dim = clips[0].shape[1]
     frames, present = padded_frames(list(clips), dim)
-    mean, spread = frames[present].mean(axis=0), np.maximum(frames[present].std(axis=0), _LEAST_SPREAD)
+    mean, spread = frames[present].mean(axis=0), np.maximum(frames[present].std(axis=0), LEAST_SPREAD)
     frames = np.where(present[:, :, None], (frames - mean) / spread, np.float32(0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
