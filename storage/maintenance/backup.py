@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfindex.storage.db.engine import DatabaseConnection, Unchanged, opening, translated
-from vfindex.storage.errors import LibraryChanged, LibraryError, UsageError
+from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError, UsageError
 from vfindex.storage.files.permissions import DATABASE, share
 from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.heads import FOLDER as HEADS
+from vfindex.storage.heads import SUFFIX
 from vfindex.storage.library import Library
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import SEARCHABLE
 from vfindex.storage.settings_backup import BACKUP
 from vfindex.storage.user.database import reading, user_database
@@ -90,16 +93,22 @@ def _copy(library: Library, made: Path) -> None:
             source_file = library.thumbnail(name)
             if source_file is not None:
                 _copy_file(source_file, copied.thumbs / name[:2] / name)
-    _copy_folders(library.folder, made)
+        _copy_heads(library, snapshot, made)
+    if (library.folder / "query").is_dir():
+        shutil.copytree(library.folder / "query", made / "query", copy_function=shutil.copyfile)
     for path in made.rglob("*"):
         share(path)
 
 
-def _copy_folders(folder: Path, made: Path) -> None:
-    """Copy query encoders and temporal heads."""
-    for name in ("query", HEADS):
-        if (folder / name).is_dir():
-            shutil.copytree(folder / name, made / name, copy_function=shutil.copyfile)
+def _copy_heads(library: Library, snapshot: Snapshot, made: Path) -> None:
+    """Copy temporal heads. snapshot: of the copy. Raises LibraryChanged if one that it names has been replaced."""
+    for path in (library.folder / HEADS).glob(f"*{SUFFIX}"):
+        _copy_file(path, made / HEADS / path.name)
+    copied = {path.name.removesuffix(SUFFIX) for path in (made / HEADS).glob(f"*{SUFFIX}")}
+    with suppress(LibraryDamaged), library.snapshot() as now:  # `verify` tells what is damaged
+        lacking = set(LibraryMeta(snapshot).temporal_heads.values()) - copied
+        if lacking - set(LibraryMeta(now).temporal_heads.values()):
+            raise LibraryChanged("a temporal head has been replaced meanwhile")
 
 
 def _newest(library: Library) -> int:

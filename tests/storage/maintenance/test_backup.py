@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryError, LibraryNotFound, UsageError
+from vfindex.storage.heads import FOLDER, TemporalHead, put_head, shapes_of
 from vfindex.storage.index import model_versions
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance import backup as backing
@@ -156,6 +158,32 @@ def test_an_index_that_is_replaced_meanwhile_is_copied_anew(
     monkeypatch.setattr(backing, "_copy_database", publishing)
     done = back_up(folder, tmp_path / "copy")
     assert done.videos == 3 and verify(Library.open(done.folder)).clean
+
+
+def test_a_temporal_head_that_is_replaced_meanwhile_is_copied_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(chance: float) -> None:
+        weights = {name: np.ones(shape, np.float32) for name, shape in shapes_of(8, 2).items()}
+        with writing(folder) as writer:
+            put_head(writer.catalog, folder, "kinds", TemporalHead(("a", "b"), "m", weights, chance, 2.0))
+
+    copy_database, copied = backing._copy_database, []
+
+    def training(source: Path, target: Path) -> None:
+        copy_database(source, target)
+        copied.append(target)
+        if len(copied) == 1:
+            train(0.02)
+
+    train(0.01)
+    monkeypatch.setattr(backing, "_copy_database", training)
+    done = back_up(folder, tmp_path / "copy")
+    assert len(copied) == 2 and verify(Library.open(done.folder)).clean
+    [head] = (folder / FOLDER).iterdir()
+    head.unlink()
+    done = back_up(folder, tmp_path / "damaged")  # no second try: it would be missing then, too
+    assert len(copied) == 3 and not verify(Library.open(done.folder)).clean
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(
