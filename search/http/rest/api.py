@@ -140,14 +140,14 @@ class Api:
     @answers(Endpoint("GET", f"{PREFIX}/search", Hits, query=_ASKED))
     async def search(self, call: Call) -> Response:
         """Search by text, and by clips of the library."""
+        if call["feedback"]:  # judgements change the hits, and not the state of the library
+            return await self._unkept(call, call["like"])
         return await self._versioned(call, lambda: self._found(call, call["like"]))
 
     @answers(Endpoint("POST", f"{PREFIX}/search", Hits, body=_ASKED, takes_pictures=True))
     async def search_pictures(self, call: Call) -> Response:
         """Search by pictures in the fields `image` of a form, by text and by clips."""
-        pictures = await self.pictures(call.files)
-        found = await self.workers.run(self._found, call, [*pictures, *call["like"]])
-        return json_response(found, headers={"cache-control": "no-store"})
+        return await self._unkept(call, [*await self.pictures(call.files), *call["like"]])
 
     @answers(Endpoint("GET", f"{PREFIX}/similar", Hits, query=_ALIKE))
     async def similar(self, call: Call) -> Response:
@@ -168,6 +168,11 @@ class Api:
         """Return the pictures of files that a client sent. Raises Refusal, QueryError, ModelError."""
         numbered = enumerate(files, start=1)
         return [await self._uploads.run(self._decoded, data, f"image {number}") for number, data in numbered]
+
+    async def _unkept(self, call: Call, images: Sequence[Example]) -> Response:
+        """Return the hits of a search that a browser does not keep."""
+        found = await self.workers.run(self._found, call, images)
+        return json_response(found, headers={"cache-control": "no-store"})
 
     def _found(self, call: Call, images: Sequence[Example]) -> dict[str, Any]:
         if not call["q"].strip() and not images:

@@ -70,6 +70,14 @@ def test_judgements_that_are_kept_move_a_question_if_asked(site: Site) -> None:
     assert site.get("/search?q=1&feedback=true").document["feedback"]["used"] == 1
 
 
+def test_hits_that_kept_judgements_move_are_asked_anew(site: Site) -> None:
+    first = site.get("/search?q=1&feedback=true")
+    site.post("/marks", {"clip": "v3:0", "list": "judgements", "question": "1", "grade": 2})
+    known = {"if_none_match": first.headers["etag"]} if first.headers["etag"] else {}
+    assert site.get("/search?q=1&feedback=true", **known).document["feedback"]["used"] == 1
+    assert first.headers["cache-control"] == "no-store"
+
+
 def test_news_is_read_and_stays_news(site: Site, folder: Path) -> None:
     assert site.get("/watches").document == {"watches": []}
     watches = Watches(SearchEngine(folder))
