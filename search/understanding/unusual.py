@@ -212,19 +212,27 @@ class _Scores:
         ids, videos, values, nearest, cosines = (np.concatenate(each) for each in zip(*parts, strict=True))
         scores = cls(ids, videos, values, nearest, cosines, usual=values)
         if len(sample) < len(compared) and choice.method == "knn":
-            scores.refine(view, compared, choice)
+            scores.refine(view, compared, choice, lambda: progress(len(scope), len(scope)))
         return scores
 
-    def refine(self, view: View, compared: Ids, choice: UnusualChoice) -> None:
-        """Score the best, and some by chance, by their true neighbours among all clips; leave out the others."""
+    def refine(self, view: View, compared: Ids, choice: UnusualChoice, check: Callable[[], None]) -> None:
+        """Score the best, and some by chance, by their true neighbours among all clips; leave out the others.
+
+        check: called before each, as thousands of them take minutes.
+        """
         count = max(FEWEST_REFINED, REFINED * choice.top_k * choice.per_video)
         best = np.argsort(-self.values, kind="stable")[:count]
         usual = np.random.default_rng(1).choice(len(self.ids), min(USUAL, len(self.ids)), replace=False)
         searchable = view.snapshot.clip_ids() if len(compared) else []
         among = None if len(compared) == len(searchable) else compared
-        self.usual = np.array([self._true_score(view, int(row), choice, among) for row in usual], np.float32)
+
+        def true_score(row: int) -> float:
+            check()
+            return self._true_score(view, row, choice, among)
+
+        self.usual = np.array([true_score(int(row)) for row in usual], np.float32)
         for row in best:
-            self.values[row] = self._true_score(view, int(row), choice, among)
+            self.values[row] = true_score(int(row))
         left_out = np.ones(len(self.ids), np.bool_)
         left_out[best] = False
         self.values[left_out] = -np.inf

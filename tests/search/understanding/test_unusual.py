@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from library_maker import DIM, add_video, clip, install
 from vfindex.search.service import SearchService
 from vfindex.search.understanding import unusual as module
 from vfindex.search.understanding.unusual import METHODS, UnusualList
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import QueryError, QueryTimeout, UsageError
 from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
@@ -153,3 +154,23 @@ def test_what_cannot_be_compared_is_a_sentence(folder: Path, tmp_path: Path) -> 
         assert writer
     with SearchService(tmp_path) as service, pytest.raises(QueryError, match="holds no videos yet"):
         service.unusual()
+
+
+def test_true_neighbours_can_be_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_COMPARED", 25)
+    refined: list[int] = []
+
+    def end(done: int, total: int) -> None:
+        if refined:
+            raise QueryTimeout("comparing clips")
+
+    nearest = module.nearest_clips
+
+    def counted(*given: Any) -> Any:
+        refined.append(1)
+        return nearest(*given)
+
+    monkeypatch.setattr(module, "nearest_clips", counted)
+    with SearchService(folder) as service, pytest.raises(QueryTimeout):
+        service.unusual(top_k=1000, per_video=1000, progress=end)
+    assert len(refined) == 1
