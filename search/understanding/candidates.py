@@ -8,7 +8,7 @@ pair with one vote is dropped, unless the other side was never asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,12 +97,16 @@ def candidates(votes: Votes, clips: Clips) -> tuple[list[Candidate], int]:
     return found, len(starts)
 
 
-def clips_of(view: View, modality: ModalityName) -> tuple[Clips, FloatArray | None]:
-    """Return the clips with frames, and their comparison vectors (n, dim) if there are at most MOST_EXACT."""
+def clips_of(view: View, modality: ModalityName, check: Callable[[], None]) -> tuple[Clips, FloatArray | None]:
+    """Return the clips with frames, and their comparison vectors (n, dim) if there are at most MOST_EXACT.
+
+    check: called for each batch that is read, as a million clips take minutes.
+    """
     ids = np.array(view.snapshot.clip_ids(), np.int64)
     vectors = np.zeros((len(ids), view.spec.parts[modality].dim), np.float32) if len(ids) <= MOST_EXACT else None
     known, at = np.zeros(len(ids), np.bool_), 0
     for part, rows in vector_batches(view.snapshot, view.spec, ids, modality):
+        check()
         known[at : at + len(part)] = np.any(rows, axis=1)
         if vectors is not None:
             vectors[at : at + len(part)] = rows
@@ -110,6 +114,7 @@ def clips_of(view: View, modality: ModalityName) -> tuple[Clips, FloatArray | No
     ids = ids[known]
     videos, times = np.zeros(len(ids), np.int64), np.zeros((len(ids), 2))
     for at in range(0, len(ids), 4096):
+        check()
         stored = view.snapshot.clips(ids[at : at + 4096].tolist())
         for row, id_ in enumerate(ids[at : at + 4096].tolist(), start=at):
             clip = stored[id_]

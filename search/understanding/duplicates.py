@@ -121,7 +121,8 @@ def duplicates(
             raise QueryError("no video passes the filters; choose others, or see vfindex list")
         cache = FrameCache(view)
         pairs = find_pairs(view, ids, cache, progress)
-        groups = [*_same_files(snapshot, ids), *_groups(view, pairs, cache)]
+        of_pairs = _groups(view, pairs, cache, lambda: progress(2 * len(ids), 2 * len(ids)))
+        groups = [*_same_files(snapshot, ids), *of_pairs]
     groups.sort(key=lambda group: (-_freed(group), group.kind, str(group.copies[0].video)))
     return DuplicateList(len(ids), sum(map(_freed, groups)), tuple(groups))
 
@@ -139,7 +140,7 @@ def find_pairs(view: View, video_ids: Sequence[int], cache: FrameCache, progress
     progress: half of it for the neighbours of clips, half for the pairs that they vote for.
     """
     modality = frame_modality()
-    clips, vectors = clips_of(view, modality)
+    clips, vectors = clips_of(view, modality, lambda: progress(0, 2 * len(video_ids)))
     rows = asked_rows(clips, video_ids)
     sources, matches, looked_up = [rows[:0]], [rows[:0]], set[int]()
     for source, match in neighbours(view, clips, vectors, rows, modality):
@@ -204,7 +205,8 @@ class FrameCache:
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def _groups(view: View, pairs: Sequence[Pair], cache: FrameCache) -> list[DuplicateGroup]:
+def _groups(view: View, pairs: Sequence[Pair], cache: FrameCache, check: Callable[[], None]) -> list[DuplicateGroup]:
+    """Return the groups that pairs form. check: called before each."""
     snapshot = view.snapshot
     videos = {video.id: video for video in snapshot.videos(sorted({v for p in pairs for v in (p.first, p.second)}))}
     groups = []
@@ -212,6 +214,7 @@ def _groups(view: View, pairs: Sequence[Pair], cache: FrameCache) -> list[Duplic
     for members, runs in joined(
         (Member(p.first, p.run.first_s), Member(p.second, p.run.second_s), p.run) for p in pairs
     ):
+        check()
         speech = {each.video: _speech(view, each.video) for each in members}
         ordered = sorted(members, key=lambda each: _quality(videos[each.video], each), reverse=True)
         best = ordered[0]

@@ -169,3 +169,16 @@ def test_what_cannot_be_compared_is_a_sentence(tmp_path: Path) -> None:
             service.duplicates("in:nowhere")
         with pytest.raises(UsageError, match="duplicates takes filters only"):
             service.duplicates("dog")
+
+
+def test_reading_clips_and_making_groups_report(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        for name in ("film.mp4", "copy.mp4"):
+            _add(writer, name, _scene(1, 30))
+        writer.publish()
+    calls: list[tuple[int, int]] = []
+    with SearchService(tmp_path) as service:
+        assert len(service.duplicates(progress=lambda done, of: calls.append((done, of))).groups) == 1
+    assert calls[0] == (0, 4), "the clips are read before any neighbour is looked up"
+    assert calls[-2:] == [(4, 4), (4, 4)], "of the last pair, and of its group"
