@@ -50,7 +50,11 @@ def _clips_of(snapshot: Snapshot, fingerprint: str) -> Sequence[StoredClip]:
 def _clip_now(clips: Sequence[StoredClip], moment: Moment) -> ClipKey | None:
     """Return the key of the clip that has most of a moment's span, None if none has any of it."""
     start_s, end_s = moment.start_ms / 1000, moment.end_ms / 1000
-    shared = [(min(clip.end_s, end_s) - max(clip.start_s, start_s), -clip.start_ms) for clip in clips]
+    shared = [
+        (min(clip.end_s, end_s) - max(clip.start_s, start_s), -clip.start_ms)
+        for clip in clips  # of a long recording thousands, for each of its marks
+        if clip.start_s < end_s and clip.end_s > start_s
+    ]
     length_s, start_ms = max(shared, default=(0.0, 0))
     return ClipKey(moment.fingerprint, -start_ms) if length_s > 0 else None
 

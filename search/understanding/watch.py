@@ -8,7 +8,7 @@ a watch finds is stored before anybody is told, so a killed run loses nothing an
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.units import preview_videos, searchable_prints
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.library import again_if_changed, reading_spec
+from vfindex.storage.records import ClipKey
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.records import Mark, Moment, NewHit, Watch, WatchHit
 from vfindex.storage.user.watches import Arrivals, Present, WatchData, token
@@ -205,8 +206,9 @@ def _new(hit: Hit) -> NewHit:
 def _items(snapshot: Snapshot, hits: Sequence[WatchHit], texts: dict[str, str]) -> Iterator[NewsItem]:
     """Yield stored hits with what the library says of their videos now."""
     marks = [Mark(each.id, each.hit.moment, "", "", "", None, "", each.at) for each in hits]
-    for stored, place in zip(hits, marks_with_paths(snapshot, marks).marks, strict=True):
-        said = "" if place.clip is None else _said(snapshot, place.clip.fingerprint, place.clip.start_ms)
+    places = marks_with_paths(snapshot, marks).marks
+    said = _said(snapshot, [place.clip for place in places if place.clip is not None])
+    for stored, place in zip(hits, places, strict=True):
         yield NewsItem(
             id=stored.id,
             watch=stored.name,
@@ -220,14 +222,21 @@ def _items(snapshot: Snapshot, hits: Sequence[WatchHit], texts: dict[str, str]) 
             score=stored.hit.score,
             confidence=stored.hit.confidence or None,
             preview=stored.hit.preview,
-            snippet=said or None,
+            snippet=None if place.clip is None else said.get(place.clip),
             found_at=stored.at,
             told_at=stored.told,
         )
 
 
-def _said(snapshot: Snapshot, fingerprint: str, start_ms: int) -> str:
-    """Return what is said during a clip, at most 160 characters."""
-    video = snapshot.video_with(fingerprint)
-    clips = [] if video is None else [each.id for each in snapshot.clips_of(video.id) if each.start_ms == start_ms]
-    return "".join(snapshot.said(clips).values())[:160]
+def _said(snapshot: Snapshot, keys: Iterable[ClipKey]) -> dict[ClipKey, str]:
+    """Return what is said during clips, at most 160 characters of each. The clips of a video are read once."""
+    starts_ms: dict[str, set[int]] = {}
+    for key in keys:
+        starts_ms.setdefault(key.fingerprint, set()).add(key.start_ms)
+    found: dict[ClipKey, str] = {}
+    for fingerprint, wanted in starts_ms.items():
+        video = snapshot.video_with(fingerprint)
+        clips = [] if video is None else [each for each in snapshot.clips_of(video.id) if each.start_ms in wanted]
+        said = snapshot.said([each.id for each in clips])
+        found |= {ClipKey(fingerprint, each.start_ms): said[each.id][:160] for each in clips if said.get(each.id)}
+    return found

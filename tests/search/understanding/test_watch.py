@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from library_maker import axis, clip, install, place, video
+from library_maker import add_video, axis, clip, install, place, video
 
 from vfindex.cli.render.news_page import news_page
 from vfindex.search.calibration.labels import META_KEY, Calibration, ModalityCalibration
@@ -24,9 +24,11 @@ from vfindex.search.understanding import watch
 from vfindex.search.understanding.feed import atom, item_id
 from vfindex.search.understanding.news import NewsItem, arguments_of
 from vfindex.search.understanding.watch import Watches
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.records import Segment, UnitPlan, UnitResult
 from vfindex.storage.user.data import UserData
+from vfindex.storage.user.records import Moment, NewHit
 from vfindex.storage.user.repair import repair_user_data, user_faults
 from vfindex.storage.user.watches import Present, WatchData
 from vfindex.storage.writer import Writer, writing
@@ -349,6 +351,31 @@ def test_a_preview_counts_as_another_content_than_the_full_reading(tmp_path: Pat
     assert data.note(Present(["a", "b"], [])).last == 2
     assert data.note(Present(["a"], ["b"])).last == 2  # marked for another reading
     assert len(data.note(Present([], [])).tokens) == 3
+
+
+def test_clips_of_a_long_video_are_read_once_for_all_its_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        clips = [clip(5.0 * n, 5.0 * n + 5, visual=axis(n % 4)) for n in range(30)]
+        said = [Segment(5.0 * n, 5.0 * n + 4, f"fox {n} {'o' * 200}", "asr", "en") for n in range(29)]
+        add_video(writer, "day.mp4", clips, said, end_s=150.0)
+        writer.publish()
+    watches, data = watches_of(tmp_path), WatchData.open(tmp_path)
+    watches.add("fox", "said:fox")
+    data.keep(
+        data.watches()[0], [NewHit(Moment("day.mp4", 5000 * n, 5000 * n + 5000), 0.5, "", False) for n in range(30)]
+    )
+    reads, clips_of = list[int](), Snapshot.clips_of
+
+    def counted(self: Snapshot, video_id: int) -> Any:
+        reads.append(video_id)
+        return clips_of(self, video_id)
+
+    monkeypatch.setattr(Snapshot, "clips_of", counted)
+    items = watches.items()
+    assert len(reads) <= 2
+    assert [each.key.start_ms for each in items] == [5000 * n for n in range(30)]
+    assert [each.snippet for each in items] == [*(f"fox {n} {'o' * 200}"[:160] for n in range(29)), None]
 
 
 @pytest.fixture
