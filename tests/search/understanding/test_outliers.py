@@ -70,6 +70,13 @@ def test_identical_items_have_finite_factors() -> None:
     np.testing.assert_allclose(LocalDensities.of(distances, rows).factors(distances, rows), 1.0)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_rounding_makes_nothing_stand_out(seed: int) -> None:
+    first, second = _unit(np.random.default_rng(seed).normal(size=(2, 384)))
+    scores = neighbour_distances(_nearest(np.stack([first] * 100 + [second] * 11), 10)[0])
+    assert deviations(scores, scores).max() <= fence(len(scores))
+
+
 def test_deviations_ignore_what_they_are_to_find() -> None:
     usual = np.random.default_rng(0).normal(5.0, 2.0, 10_000)
     scores = np.array([5.0, 9.0, 205.0])
