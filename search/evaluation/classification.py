@@ -166,7 +166,7 @@ def classify(
     is_open = any(each.label == NONE for each in truths)
     known = (*chosen.names, NONE) if is_open else chosen.names
     labels, seen, truth, shares = {each.stem: each.label for each in truths}, set[str](), list[int](), []
-    for path, own in video_shares(library, chosen, progress=progress):
+    for path, own in video_shares(library, chosen, by_text=classes is None, progress=progress):
         stem = Path(path.decode(errors="surrogateescape")).stem
         label = label_of(stem, labels)
         if label is not None:

@@ -9,13 +9,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from vfindex.search.evaluation.classification import classify
+from vfindex.search.evaluation.labelled_videos import LabelledVideo
 from vfindex.search.evaluation.temporal import TemporalChoice, tune_temporal
 from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
 from vfindex.search.understanding.labelling.label import Items, read_features
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier, features_of
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.heads import TemporalHead, shapes_of
+from vfindex.storage.heads import TemporalHead, put_head, shapes_of
 from vfindex.storage.records import FloatArray
+from vfindex.storage.writer import writing
 
 DIM = 64
 
@@ -55,3 +58,12 @@ def test_one_held_out_video_is_scored_as_label_would(make_kinds: Callable[[float
     choice = TemporalChoice(folds=4, store=False)
     done = tune_temporal(make_kinds(0.9), ClassSet("kinds", classes), by_axes, choice)
     assert (done.clips, done.videos, done.after.value) == (8, 4, 1.0)
+
+
+def test_labels_of_truths_are_compared_by_text(make_kinds: Callable[[float], Path]) -> None:
+    folder = make_kinds(0.9)
+    with writing(folder) as writer:
+        put_head(writer.catalog, folder, "truth", TemporalHead(("a", "b"), "m", by_axes(), 0.0, 2.0))
+    truths = [LabelledVideo(f"{kind} {n}", kind) for kind, n in (("cooking", 0), ("sport", 1))]
+    found, absent = classify(folder, truths, None, lambda done, total: None)
+    assert found.classes == ("cooking", "sport") and not absent
