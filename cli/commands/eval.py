@@ -104,8 +104,8 @@ def _classify(
     from vfindex.search.understanding.labelling.classes import read_classes
 
     split, classes, figure = chosen
-    if split is not None and not split.isdecimal():
-        raise UsageError(f"the splits are 1, 2 and 3, not {split!r}")
+    if split is not None and split not in ("1", "2", "3"):
+        raise UsageError(f"the splits are 1, 2 and 3, not {split!r:.40}")
     if figure is not None:
         check_out_file(figure, "--figure", PNG, force=force)
     labelled = read_labelled(truths, None if split is None else int(split))

@@ -105,8 +105,8 @@ def _temporal(
         raise UsageError("give a file of classes whose temporal head is trained (docs/label.md)")
     if reset and (clips or dry_run):
         raise UsageError("--reset deletes a temporal head; leave out --clips and --dry-run")
-    if split is not None and (clips is None or not split.isdecimal()):
-        raise UsageError(f"--split is 1, 2 or 3 of the labelled videos of --clips, not {split!r}")
+    if split is not None and (clips is None or split not in ("1", "2", "3")):
+        raise UsageError(f"--split is 1, 2 or 3 of the labelled videos of --clips, not {split!r:.40}")
     kinds = read_classes(classes)
     if reset:
         removed = forget_temporal(library, kinds.name)

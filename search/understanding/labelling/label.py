@@ -268,7 +268,7 @@ def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
 
 def _temporal(snapshot: Snapshot, setup: Setup, head: TemporalHead, classes: ClassSet, items: Items) -> Classifier:
     """Return the classifier by a head. Raises UsageError for one of other classes, or of another model's frames."""
-    again = f"train it again with: vfindex tune {classes.name} --temporal, or delete it with --reset"
+    again = "train it again with: vfindex tune CLASSES --temporal, or delete it with --reset"
     if head.classes != classes.names:
         raise UsageError(f"the temporal head of {classes.name!r} was trained on other classes than these; {again}")
     if head.model != setup.models.get(frame_modality()):

@@ -181,7 +181,8 @@ def test_the_command_and_its_wrong_uses(
     arguments = ("tune", tmp_path / "pans.txt", "--library", library)
     assert command(monkeypatch, *arguments, "--temporal", "--reset", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"classes": "pans", "removed": True}
-    for wrong in (("--clips", "x"), ("--temporal", "--reset", "--dry-run"), ("--temporal", "--split", "1")):
+    many = ("--temporal", "--clips", "x", "--split", 5000 * "9")
+    for wrong in (("--clips", "x"), ("--temporal", "--reset", "--dry-run"), ("--temporal", "--split", "1"), many):
         assert command(monkeypatch, *arguments, *wrong) == 2
     assert command(monkeypatch, *arguments, "--temporal") == 2  # no examples and no list
     assert "has no examples" in capsys.readouterr().err

@@ -157,6 +157,7 @@ def test_eval_measures_labels_against_truth(
     assert command(monkeypatch, *arguments) == 0
     assert "F1 (macro)" in capsys.readouterr().out
     assert command(monkeypatch, "eval", truth, "--figure", picture, "--library", kinds) == 2
+    assert command(monkeypatch, *arguments, "--split", 5000 * "9") == 2
     (tmp_path / "other.jsonl").write_text('{"video": "x", "label": "a"}\n{"video": "y", "label": "b"}\n')
     assert command(monkeypatch, "eval", tmp_path / "other.jsonl", *arguments[2:]) == 1
     assert "none of the labelled videos is in this library" in capsys.readouterr().err
