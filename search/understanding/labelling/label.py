@@ -32,7 +32,7 @@ from vfindex.search.understanding.labelling.probe import (
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier
 from vfindex.search.understanding.labelling.zero_shot import restricted, zero_shot
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import LibraryChanged, QueryError, UsageError
 from vfindex.storage.heads import TemporalHead, stored_head
 from vfindex.storage.labels import StoredLabel, clips_by_video, library_state, put_labels, remove_labels
 from vfindex.storage.library import Library, reading_spec
@@ -186,7 +186,7 @@ def label_library(
 
     store: False only returns them. by_text: compare texts, though the classes have examples. clip_rows: called with
     every clip's label, in order of videos, unless the classes say no more than chance does. Raises QueryError for a
-    library without clips, UsageError, ModelError, LibraryLocked; LibraryChanged if a run ended meanwhile.
+    library without clips, UsageError, ModelError, LibraryLocked; LibraryChanged if a run or an upgrade ended meanwhile.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
@@ -200,6 +200,8 @@ def label_library(
         if store and is_better:
             given = _stored(classes.names, items, clips, videos)
             with writing(folder) as writer:
+                if writer.folder != library.folder:
+                    raise LibraryChanged("an upgrade has changed the library meanwhile; run the same command again")
                 stored = put_labels(writer.catalog, classes.name, given, state)
         if clip_rows is not None and is_better:
             clip_rows(_clip_labels(snapshot, classes.names, items, clips))

@@ -15,7 +15,10 @@ from vfindex.cli.app import main
 from vfindex.search.service import SearchService
 from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
 from vfindex.search.understanding.labelling.label import Labelling, label_library
-from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.errors import LibraryChanged, QueryError, UsageError
+from vfindex.storage.index import model_versions
+from vfindex.storage.labels import label_counts
+from vfindex.storage.library import Library
 from vfindex.storage.writer import writing
 
 CLASSES = ClassSet("kinds", (LabelClass("cooking", ("cooking food",)), LabelClass("sport"), LabelClass("dance")))
@@ -85,6 +88,18 @@ def test_labels_are_filters_and_counts(own: Path) -> None:
 
 def listed_without(done: Labelling) -> int:
     return sum("sport" in (each.label, *each.clips) for each in done.videos) - 1
+
+
+def test_an_upgrade_meanwhile_gets_none_of_the_labels(own: Path, tmp_path: Path) -> None:
+    version = own / "editions" / "1"
+    shutil.copytree(own, tmp_path / "version")
+    version.parent.mkdir()
+    (tmp_path / "version").rename(version)  # its clips have the same ids, and as many runs have ended
+    with pytest.raises(LibraryChanged, match="upgrade"):
+        label_library(own, CLASSES, progress=lambda done, total: model_versions.put_in_use(own, 1))
+    for folder in (own, version):
+        with Library(folder).snapshot() as snapshot:
+            assert not label_counts(snapshot)
 
 
 def test_nothing_is_stored_where_classes_are_no_better_than_chance(make_kinds: Callable[[float], Path]) -> None:
