@@ -19,7 +19,7 @@ from vfindex.search.mcp.documents import (
 from vfindex.search.mcp.exports import CUT, MAX_CLIPS, MAX_CUT_S, ExportFolder
 from vfindex.search.mcp.params import Param
 from vfindex.search.mcp.tool import Answer, Call, Tool
-from vfindex.search.mcp.understanding import NAME, VIDEO, task_tools
+from vfindex.search.mcp.understanding import LIBRARY, NAME, VIDEO, task_tools
 from vfindex.search.query.like import Like
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import UsageError
@@ -103,6 +103,7 @@ def tools_of(service: SearchService, folder: ExportFolder | None = None) -> list
         Param("list_videos", "integer", "How many videos to list.", 0, 0, MAX_PAGE),
         Param("first", "integer", "How many of them to leave out.", 0, 0, 1_000_000_000),
         Param("filters", "string", "Filters of the list.", "", most=2000),
+        LIBRARY,
     )
     found = [
         Tool(
@@ -202,7 +203,8 @@ class _Calls:
             "libraries": [status_document(each) for each in self._service.statuses().libraries],
         }
         if values["list_videos"]:
-            page = self._service.videos(values["filters"], first=values["first"], limit=values["list_videos"])
+            one = self._service.alone(values["library"])
+            page = one.videos(values["filters"], first=values["first"], limit=values["list_videos"])
             document["total"] = page.total
             document["hints"] = [each.text for each in page.hints]
             document["list"] = [summary_document(each) for each in page.videos]

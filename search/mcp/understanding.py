@@ -20,6 +20,10 @@ MAX_CLIPS, MAX_GROUPS, MAX_COPIES, MAX_LABELS = 50, 50, 10, 400
 NAME = "its fingerprint (`video` of a hit), or its name: a path or the end of one, in any case, with or without suffix"
 VIDEO = Param("video", "string", f"The video: {NAME}.", required=True, least=1, most=4096)
 _ONLY = Param("video", "string", f"Only this video: {NAME}.", least=1, most=4096)
+LIBRARY = Param(
+    *("library", "integer", "Which of several libraries: its place in `libraries` of library_status, from 0.", 0, 0),
+    most=1000,
+)
 _FILTERS = Param("filters", "string", "Filters of a query, as in:holiday lang:de longer:10m.", "", most=2000)
 _ASK = """\
 Answer a question by quotations: the moments whose speech or text on the screen answers it, word for word, with times.
@@ -57,13 +61,14 @@ def task_tools(service: SearchService) -> list[Tool]:
     against = Param("against", "string", "Compare with what answers this question instead.", "", most=2000)
     clips = Param("limit", "integer", "Number of clips.", 10, 1, MAX_CLIPS)
     groups = Param("limit", "integer", "Number of groups.", 20, 1, MAX_GROUPS)
+    unusual, copies = (_FILTERS, among, against, clips, LIBRARY), (_FILTERS, groups, LIBRARY)
     return [
         Tool("ask_library", "Answer by quotations", _ASK, (question, _ONLY, moments), calls.ask_library),
         Tool("get_chapters", "Get chapters", _CHAPTERS, (VIDEO,), calls.get_chapters),
         Tool("summarise_video", "Summarise a video", _DIGEST, (VIDEO, length, words), calls.summarise_video),
-        Tool("find_unusual", "Find unusual clips", _UNUSUAL, (_FILTERS, among, against, clips), calls.find_unusual),
-        Tool("find_duplicates", "Find the same footage", _DUPLICATES, (_FILTERS, groups), calls.find_duplicates),
-        Tool("list_labels", "List labels", _LABELS, (_FILTERS,), calls.list_labels),
+        Tool("find_unusual", "Find unusual clips", _UNUSUAL, unusual, calls.find_unusual),
+        Tool("find_duplicates", "Find the same footage", _DUPLICATES, copies, calls.find_duplicates),
+        Tool("list_labels", "List labels", _LABELS, (_FILTERS, LIBRARY), calls.list_labels),
     ]
 
 
@@ -132,7 +137,7 @@ class _Calls:
         )
 
     def find_unusual(self, values: Mapping[str, Any], call: Call) -> Answer:
-        found = self._service.unusual(
+        found = self._service.alone(values["library"]).unusual(
             values["filters"],
             among=values["among"],
             against=values["against"],
@@ -143,13 +148,14 @@ class _Calls:
         return Answer({**head, "clips": [_unusual(each, call) for each in found.clips]})
 
     def find_duplicates(self, values: Mapping[str, Any], call: Call) -> Answer:
-        found = self._service.duplicates(values["filters"], progress=_progress("comparing videos", call))
+        one = self._service.alone(values["library"])
+        found = one.duplicates(values["filters"], progress=_progress("comparing videos", call))
         groups = [_group(each, call) for each in found.groups[: values["limit"]]]
         head = {"notice": NOTICE, "videos": found.videos, "could_free_bytes": found.could_free}
         return Answer({**head, "groups": groups, "left_out": len(found.groups) - len(groups)})
 
     def list_labels(self, values: Mapping[str, Any], call: Call) -> Answer:
-        found = self._service.labels(values["filters"]).labels
+        found = self._service.alone(values["library"]).labels(values["filters"]).labels
         shown = [
             {"untrusted_name": untrusted(each.name, MAX_NAME), "videos": each.videos, "clips": each.clips}
             for each in found[:MAX_LABELS]

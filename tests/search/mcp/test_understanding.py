@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from library_maker import add_video, axis, clip
 
 from vfindex.search.mcp.documents import NOTICE
 from vfindex.search.mcp.tool import Call
+from vfindex.search.mcp.tools import tools_of
 from vfindex.search.mcp.understanding import task_tools
 from vfindex.search.service import SearchService
-from vfindex.storage.errors import QueryTimeout
+from vfindex.storage.errors import QueryError, QueryTimeout
 from vfindex.storage.records import Segment
 from vfindex.storage.writer import writing
 
@@ -63,6 +65,25 @@ def test_labels_are_listed_and_filter(agent: Agent, folder: Path) -> None:
     assert agent.call("list_labels")["labels"] == [{"untrusted_name": "at sea", "videos": 2, "clips": 2}]
     hits = agent.call("search_moments", query='line label:"at sea"', include_unlikely=True)["hits"]
     assert {hit["video"] for hit in hits} == {"v0", "v1"}
+
+
+def test_one_of_several_libraries_is_asked(folder: Path, tmp_path: Path, service: SearchService) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(folder, second)
+    labelled(second)
+    with SearchService([folder, second]) as both:
+        tools = {each.name: each for each in tools_of(both)}
+
+        def asked(name: str, **given: Any) -> Any:
+            return tools[name].answer(given, Call(lambda *_: None, lambda: False)).document
+
+        assert asked("list_labels")["labels"] == []
+        assert [each["untrusted_name"] for each in asked("list_labels", library=1)["labels"]] == ["at sea"]
+        assert asked("find_unusual", library=1, filters='label:"at sea"', among="longer:1s")["scored"] == 4
+        assert asked("find_duplicates", library=1, filters='label:"at sea"')["videos"] == 2
+        assert asked("library_status", library=1, filters='label:"at sea"', list_videos=5)["total"] == 2
+        with pytest.raises(QueryError, match="no library 2; of 2 libraries, the first is 0"):
+            asked("list_labels", library=2)
 
 
 @pytest.mark.parametrize("name", ["get_chapters", "summarise_video", "find_unusual", "find_duplicates"])
