@@ -145,7 +145,7 @@ class Asked:
         """Return the question of an address; what cannot be read in it counts as left out."""
         given = request.query_params
         likes = [ClipKey(found[1], int(found[2])) for text in given.getlist("like") if (found := CLIP.fullmatch(text))]
-        first = min(_number(given.get("first")), MAX_CARDS)
+        first = min(number_of(given.get("first")), MAX_CARDS)
         return cls(given.get("q", ""), tuple(likes), first, "all" in given, feedback="feedback" in given)
 
     def address(self, **changed: Any) -> str:
@@ -329,8 +329,8 @@ class Pages:
     async def library(self, request: Request) -> Response:
         """Return the page of a library: what it covers, what failed, its runs, a page of its videos."""
         given = request.query_params
-        filters, first = given.get("filters", ""), _number(given.get("first"))
-        number = _number(given.get("library"))
+        filters, first = given.get("filters", ""), number_of(given.get("first"))
+        number = number_of(given.get("library"))
         one = one_library(self._service, number)
         status: Status = await self._workers.run(one.status)
         runs = (await self._workers.run(one.runs)).runs
@@ -393,7 +393,7 @@ def _chips(query: str) -> list[views.Chip]:
         return []
 
 
-def _number(text: str | None) -> int:
+def number_of(text: str | None) -> int:
     """Return the whole number of an address, 0 for none, and for what is none."""
     return int(text) if text and re.fullmatch("[0-9]{1,9}", text) else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from asking import calibrated_speech, labelled
@@ -84,3 +85,18 @@ def test_a_late_comparison_is_a_sentence(service: SearchService) -> None:
     with serving(service, Settings(limits=Limits(task_s=0.0))) as hasty:
         page = shown(page_of(hasty, "/findings?show=duplicates", 503))
     assert "comparing videos reached its time limit" in page and "No question is watched" in page
+
+
+def test_each_of_several_libraries_has_its_findings(folder: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(folder, second)
+    Watches(SearchEngine(second)).add("third", 'said:"number 3"')
+    labelled(second)
+    with SearchService([folder, second]) as both, serving(both) as site:
+        first, page = page_of(site, "/findings"), page_of(site, "/findings?library=1")
+        assert "No question is watched" in first and "third 0 found" in shown(page)
+        assert "?library=1" in links(first) and "/api/v1/watches/feed?library=1" in links(page)
+        assert page.count('name="library" value="1"') == 2 and 'name="library"' not in first
+        compared = page_of(site, "/findings?library=1&show=duplicates&filters=label:%22at+sea%22")
+        assert "2 videos compared" in shown(compared)
+        page_of(site, "/findings?library=2", 404)
