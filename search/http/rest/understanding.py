@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -117,7 +117,8 @@ class Understanding:
         def found() -> dict[str, Any]:
             video = call["video"] and known_video(self._service, call["video"])
             options = {"top_k": call["k"], "show_all": call["all"], "timeout_s": self._limits.search_s}
-            return self._service.ask(call["q"], video=video, **options).to_dict()
+            with _without_clips() if video else nullcontext():
+                return self._service.ask(call["q"], video=video, **options).to_dict()
 
         return await self.workers.run(self._versioned, call, found)
 

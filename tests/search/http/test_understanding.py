@@ -11,14 +11,17 @@ from xml.etree import ElementTree
 
 import pytest
 from asking import calibrated_speech, labelled
+from library_maker import video
 from serving import Site, serving
 
 from vfindex.search.engine import SearchEngine
 from vfindex.search.http.settings import Limits, Settings
 from vfindex.search.service import SearchService
 from vfindex.search.understanding.watch import Watches
+from vfindex.storage.records import UnitPlan
 from vfindex.storage.user.records import Moment, NewHit
 from vfindex.storage.user.watches import WatchData
+from vfindex.storage.writer import writing
 
 ENTRY = "{http://www.w3.org/2005/Atom}entry"
 
@@ -130,3 +133,11 @@ def test_a_video_without_clips_has_no_chapters(site: Site, monkeypatch: pytest.M
     for path in ("/videos/v1/chapters?detect=true", "/videos/v1/digest"):
         answer = site.get(path)
         assert answer.error == (404, "NotFound") and "has no clips" in answer.body.decode()
+
+
+def test_a_video_that_is_not_indexed_answers_nothing(site: Site, folder: Path) -> None:
+    with writing(folder) as writer:
+        writer.catalog.begin_video(video("later"), [UnitPlan(0)], recognised=True)
+    answer = site.get("/ask?q=number&video=later")
+    assert answer.error == (404, "NotFound") and "is not fully indexed" in answer.body.decode()
+    assert answer.headers["retry-after"] is None, "it may take until the next run"
