@@ -2,7 +2,8 @@
 
 Both are fitted to the same clips, in folds of whole videos (of UCF101 whole groups, of HMDB51 whole films), and label
 the clips of the others. Gains are paired by video. The head is stored where the 95 % interval of the mean gain lies
-above 0; else `label` goes on with the probe. Training comes in as a function, since torch is no library of a search.
+above 0 and `label` would not call it chance; else that goes on with the probe. Training comes in as a function, since
+torch is no library of a search.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from vfindex.search.evaluation.labelled_videos import LabelledVideo, label_of
 from vfindex.search.evaluation.metrics import Difference, Figure, compare, summarise
 from vfindex.search.understanding.labelling.classes import ClassSet
-from vfindex.search.understanding.labelling.label import against_library, items_of
+from vfindex.search.understanding.labelling.label import MAX_CHANCE, against_library, items_of
 from vfindex.search.understanding.labelling.mixture import NEVER, fit_separation
 from vfindex.search.understanding.labelling.probe import (
     Examples,
@@ -65,7 +66,8 @@ class TunedHead:
     """A temporal head against the probe. clips, videos: labelled ones that have frames; videos: sources, as held out.
 
     before, after: accuracy on held-out videos, of the probe and of the head. chance: how probable it is that naming the
-    most frequent class labels as many of them. wins: whether the interval of the difference lies above 0.
+    most frequent class labels as many of them. wins: whether the interval of the difference lies above 0, and chance is
+    below 0.05.
     """
 
     classes: str
@@ -174,6 +176,7 @@ def _compared(name: str, data: _Labelled, scores: FloatArray, probe: NDArray[np.
     before, after = (np.bincount(place, of) / np.bincount(place) for of in (probe, right))
     difference = compare(before.tolist(), after.tolist())
     most = float(np.bincount(own[first]).max() / len(videos))
+    chance = binomial_tail(int((after > 0.5).sum()), len(videos), most)
     return TunedHead(
         name,
         clips=len(own),
@@ -181,8 +184,8 @@ def _compared(name: str, data: _Labelled, scores: FloatArray, probe: NDArray[np.
         before=_figure(before),
         after=_figure(after),
         difference=difference,
-        chance=round(binomial_tail(int((after > 0.5).sum()), len(videos), most), 4),
-        wins=difference.low > 0,
+        chance=round(chance, 4),
+        wins=difference.low > 0 and chance < MAX_CHANCE,
         stored=False,
     )
 

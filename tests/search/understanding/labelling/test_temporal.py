@@ -11,9 +11,10 @@ import pytest
 
 from vfindex.search.evaluation.classification import classify
 from vfindex.search.evaluation.labelled_videos import LabelledVideo
-from vfindex.search.evaluation.temporal import TemporalChoice, tune_temporal
+from vfindex.search.evaluation.temporal import TemporalChoice, _compared, _Labelled, tune_temporal
 from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
 from vfindex.search.understanding.labelling.label import Items, read_features
+from vfindex.search.understanding.labelling.probe import Examples
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier, features_of
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.heads import TemporalHead, put_head, shapes_of
@@ -67,3 +68,12 @@ def test_labels_of_truths_are_compared_by_text(make_kinds: Callable[[float], Pat
     truths = [LabelledVideo(f"{kind} {n}", kind) for kind, n in (("cooking", 0), ("sport", 1))]
     found, absent = classify(folder, truths, None, lambda done, total: None)
     assert found.classes == ("cooking", "sport") and not absent
+
+
+@pytest.mark.parametrize(("videos", "wins"), [(4, False), (6, True)])
+def test_a_head_wins_only_above_chance(videos: int, wins: bool) -> None:
+    classes = np.arange(videos) % 2
+    examples = Examples(np.arange(videos), classes, np.arange(videos))
+    data = _Labelled([], np.zeros((videos, DIM), np.float32), examples, 2)
+    done = _compared("kinds", data, np.eye(2, dtype=np.float32)[classes], np.zeros(videos))
+    assert (done.chance < 0.05, done.difference.low, done.wins) == (wins, 1.0, wins)
