@@ -60,7 +60,7 @@ def hits_document(hits: Hits, link: Link) -> dict[str, Any]:
         "notice": NOTICE,
         "confident": hits.confident,
         "left_out": hits.found - len(hits),
-        "hints": [hint.text for hint in hits.hints],
+        "untrusted_hints": [untrusted(hint.text) for hint in hits.hints],  # they list names of speakers
         "hits": [_hit(hit, link) for hit in hits],
     }
 

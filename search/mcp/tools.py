@@ -206,6 +206,6 @@ class _Calls:
             one = self._service.alone(values["library"])
             page = one.videos(values["filters"], first=values["first"], limit=values["list_videos"])
             document["total"] = page.total
-            document["hints"] = [each.text for each in page.hints]
+            document["untrusted_hints"] = [untrusted(each.text) for each in page.hints]
             document["list"] = [summary_document(each) for each in page.videos]
         return Answer(document)
