@@ -65,10 +65,15 @@ def moved(view: View, query: QueryVectors, judged: Sequence[Judged]) -> Moved:
 def _clip_ids(view: View, judged: Sequence[Judged]) -> dict[int, int]:
     """Return clip id -> grade, of a clip that was judged twice the newest."""
     found: dict[int, int] = {}
+    ids: dict[str, dict[int, int]] = {}  # fingerprint -> start_ms -> clip id; thousands of a long video
     for each in judged:
-        video = view.snapshot.video_with(each.key.fingerprint)
-        clips = [] if video is None else view.snapshot.clips_of(video.id)
-        found |= {clip.id: each.grade for clip in clips if clip.start_ms == each.key.start_ms}
+        name = each.key.fingerprint
+        if name not in ids:
+            video = view.snapshot.video_with(name)
+            clips = [] if video is None else view.snapshot.clips_of(video.id)
+            ids[name] = {clip.start_ms: clip.id for clip in clips}
+        if each.key.start_ms in ids[name]:
+            found[ids[name][each.key.start_ms]] = each.grade
     return found
 
 

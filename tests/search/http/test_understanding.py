@@ -18,6 +18,7 @@ from vfindex.search.engine import SearchEngine
 from vfindex.search.http.settings import Limits, Settings
 from vfindex.search.service import SearchService
 from vfindex.search.understanding.watch import Watches
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.records import UnitPlan
 from vfindex.storage.user.records import Moment, NewHit
 from vfindex.storage.user.watches import WatchData
@@ -65,6 +66,19 @@ def test_marks_that_are_given_move_a_question_and_are_not_kept(site: Site) -> No
     before, now = ({hit["key"][0]: hit["score"] for hit in each["hits"]} for each in (plain, moved))
     assert now["v3"] > before.get("v3", 0.0)
     assert site.get("/marks").document["marks"] == []
+
+
+def test_clips_of_a_video_are_read_once_for_all_judgements(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, clips_of = list[int](), Snapshot.clips_of
+
+    def counted(self: Snapshot, video_id: int) -> Any:
+        reads.append(video_id)
+        return clips_of(self, video_id)
+
+    monkeypatch.setattr(Snapshot, "clips_of", counted)
+    clips = "&relevant=v3:0&relevant=v3:5000&rejected=v3:0&rejected=v3:7&rejected=gone:0"
+    assert site.get(f"/search?q=1{clips}").document["feedback"]["used"] == 2
+    assert len(reads) == len(set(reads))
 
 
 def test_judgements_that_are_kept_move_a_question_if_asked(site: Site) -> None:
