@@ -6,12 +6,14 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from asking import axis_of_digit, fake_query_vectors, names
 from library_maker import add_video, axis, clip, install
@@ -416,8 +418,8 @@ def test_an_encoder_is_opened_once_for_all_threads(folder: Path, monkeypatch: py
     opened: list[Path] = []
 
     class Once:
-        def encode_query(self, text: str, words: Any, templates: Any) -> Any:
-            return [axis(1)] * len(templates)
+        def encode_queries(self, queries: Sequence[Any], templates: Sequence[Any]) -> Any:
+            return np.array([[axis(1)] * len(templates)] * len(queries))
 
     monkeypatch.setattr(TextEncoder, "open", classmethod(lambda cls, path, **_: opened.append(path) or Once()))
     engine = SearchEngine.open(folder)

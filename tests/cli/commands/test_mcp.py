@@ -78,9 +78,15 @@ def test_the_official_client_calls_every_tool(film: Path, tmp_path: Path) -> Non
         "show_frames": {"video": "film", "times_s": [1, 3], "size_px": 64},
         "get_video": {"video": "film"},
         "library_status": {},
+        "get_chapters": {"video": "film"},
+        "summarise_video": {"video": "film"},
+        "find_duplicates": {},
+        "list_labels": {},
         "export_clips": {"clips": [span], "format": "mp4", "exact": True},
     }
-    assert agent.tools().keys() == calls.keys()
+    assert agent.tools().keys() == {*calls, "ask_library", "find_unusual"}
+    assert agent.fails("ask_library", question="what is said").startswith("nothing is said or written in this library")
+    assert agent.fails("find_unusual").startswith("there are too few videos to say what is unusual")
     results = agent.results(*calls.items())
     found = dict(zip(calls, map(document_of, results), strict=True))
     hit = found["search_moments"]["hits"][0]
@@ -92,6 +98,8 @@ def test_the_official_client_calls_every_tool(film: Path, tmp_path: Path) -> Non
     assert [each[8:12] for each in images] == [b"WEBP", b"WEBP"] and images[0] != images[1]
     assert found["get_video"]["duration_s"] == pytest.approx(4.0)
     assert found["library_status"]["libraries"][0]["videos"] == 1
+    assert found["get_chapters"]["video"] == found["summarise_video"]["video"] == found["get_video"]["video"]
+    assert (found["find_duplicates"]["groups"], found["list_labels"]["labels"]) == ([], [])
     assert found["export_clips"]["file"] == str(exports / "clips.mp4")
     with Decoder() as decoder:
         cut = decoder.probe(bytes(exports / "clips.mp4"))

@@ -265,7 +265,7 @@ def test_the_library_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, videos: Path, models_cache: Path, run: Ingest
 ) -> None:
     run()
-    settings = RunSettings(cache=models_cache, workers=4, asr=False)
+    settings = RunSettings(cache=models_cache, sampling=Sampling("fps", 1), asr=False, ocr=False, workers=4)
     ingest(tmp_path / "other", [os.fsencode(p) for p in sorted(videos.glob("*.m*"), reverse=True)], settings)
     assert_equal_libraries(tmp_path / "lib", tmp_path / "other")
 
