@@ -50,7 +50,7 @@ class Question:
 class Outcome:
     """says: whether it answers. right: whether the first moment is right. took_s: of the whole answer.
 
-    shown: whether the words stand in the text that is shown with it: quotations, or the snippet of a search.
+    shown: whether the words are in the text that is shown with it: quotations, or the snippet of a search.
     """
 
     says: bool
