@@ -143,10 +143,6 @@ class TextEncoder:
             return self._tokenizer.encode(cleaned)
         return [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
 
-    def encode_query(self, text: str, words: Sequence[str], template_sets: Sequence[Sequence[str]]) -> FloatArray:
-        """Return a query's vectors (n_sets, dim); see `encode_queries`."""
-        return np.asarray(self.encode_queries([(text, words)], template_sets)[0])
-
     def encode_queries(
         self, queries: Sequence[tuple[str, Sequence[str]]], template_sets: Sequence[Sequence[str]]
     ) -> FloatArray:

@@ -128,8 +128,9 @@ def test_images_match_words_in_other_languages(models_cache: Path) -> None:
         ["一只猫", "一杯咖啡", "火箭"],
         ["猫", "一杯のコーヒー", "ロケット"],
     ):
-        queries = [text.encode_query(each, [each], [visual_templates(MULTILINGUAL_TEXT)])[0] for each in words]
-        assert (np.stack(queries) @ centred.T).argmax(axis=1).tolist() == [0, 1, 2], words
+        templates = [visual_templates(MULTILINGUAL_TEXT)]
+        queries = text.encode_queries([(each, [each]) for each in words], templates)[:, 0]
+        assert (queries @ centred.T).argmax(axis=1).tolist() == [0, 1, 2], words
 
 
 def test_the_label_map_is_mixed_with_the_labels() -> None:
@@ -168,7 +169,8 @@ def test_a_named_colour_ranks_its_image_first(encoder: LiteImageEncoder, models_
 
     def lead(*words: str) -> float:
         """Return how far the brown picture is ahead."""
-        one, other = pictures @ text.encode_query(" ".join(words), words, [visual_templates(LITE_TEXT)])[0]
+        [query] = text.encode_queries([(" ".join(words), words)], [visual_templates(LITE_TEXT)])[:, 0]
+        one, other = pictures @ query
         return float(one - other)
 
     assert lead("brown", "cup") > lead("cup") + 0.02

@@ -82,28 +82,26 @@ def test_long_and_odd_texts(encoder: TextEncoder) -> None:
 def test_a_query_is_the_mean_of_its_templates(encoder: TextEncoder) -> None:
     sentence, red, car = encoder.encode(["the red car", "red", "car"])
     wanted = sentence + (red + car) / 2
-    found = encoder.encode_query("the red car", ["red", "car"], [["{}", "{word}"], ["{}"]])
-    assert np.allclose(found, [wanted / np.linalg.norm(wanted), sentence], atol=1e-5)
-    assert np.allclose(encoder.encode_query("the red car", [], [["{}", "{word}"]]), [sentence], atol=1e-5)
+    found = encoder.encode_queries([("the red car", ["red", "car"])], [["{}", "{word}"], ["{}"]])
+    assert np.allclose(found, [[wanted / np.linalg.norm(wanted), sentence]], atol=1e-5)
+    assert np.allclose(encoder.encode_queries([("the red car", [])], [["{}", "{word}"]]), [[sentence]], atol=1e-5)
     with pytest.raises(ValueError, match="template"):
-        encoder.encode_query("the red car", [], [["{}"], ["{word}"]])
+        encoder.encode_queries([("the red car", [])], [["{}"], ["{word}"]])
 
 
 def test_many_queries_at_once_are_the_same_as_single_ones(encoder: TextEncoder) -> None:
     sets = [["{}", "{word}", "{colour}"], ["{}"]]
     queries = [("the red car", ["red", "car"]), ("a dog", []), ("someone prepares food in a kitchen", ["food"])]
-    single = [encoder.encode_query(text, words, sets) for text, words in queries]
+    single = [encoder.encode_queries([query], sets)[0] for query in queries]
     assert np.allclose(encoder.encode_queries(queries, sets), single, atol=1e-5)
     assert encoder.encode_queries([], sets).shape == (0, 2, encoder.dim)
 
 
 def test_colours_are_a_template_of_their_own(encoder: TextEncoder) -> None:
-    plain, coloured = encoder.encode_query(
-        "the red car", ["red", "car"], [["{}", "{word}"], ["{}", "{word}", "{colour}"]]
-    )
-    assert 0.6 < plain @ coloured < 0.95
-    plain, coloured = encoder.encode_query("the car", ["car"], [["{}", "{word}"], ["{}", "{word}", "{colour}"]])
-    assert plain @ coloured > 0.995
+    queries = [("the red car", ["red", "car"]), ("the car", ["car"])]
+    named, unnamed = encoder.encode_queries(queries, [["{}", "{word}"], ["{}", "{word}", "{colour}"]])
+    assert 0.6 < named[0] @ named[1] < 0.95
+    assert unnamed[0] @ unnamed[1] > 0.995
 
 
 def with_meta(folder: Path, **facts: object) -> TextEncoder:
@@ -157,7 +155,7 @@ def test_cleaning_comes_before_the_tokens(copy: Path, encoder: TextEncoder) -> N
 
 def test_braces_in_a_query_are_literal(encoder: TextEncoder) -> None:
     [wanted] = encoder.encode(["what is {word} or {}"])
-    assert np.allclose(encoder.encode_query("what is {word} or {}", ["word"], [["{}"]]), [wanted], atol=1e-5)
+    assert np.allclose(encoder.encode_queries([("what is {word} or {}", ["word"])], [["{}"]]), [[wanted]], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["meta.json", "model.onnx", "model.onnx.data", "tokenizer.json"])
