@@ -12,5 +12,7 @@ _DATA = Path(__file__).parent / "data"
 def stored(version: str, folder: Path) -> Path:
     """Unpack a library that the code of `version` made: forest, harbour and street, the last not in the index."""
     with tarfile.open(_DATA / f"library-{version}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        # Python 3.11.2, that of Debian 12, has no argument `filter`.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        archive.extractall(folder)
     return folder

@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shutil
-import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from library_maker import SETUP, add_video, clip, prior
+from old_libraries import BEFORE_TRACKS, FIRST, stored
 from parted import ENCODED_AGAIN, FOOTAGE, NAMES, QUERIES, SEEN, answers, fake_vectors, moving, with_one_spec
 
 from vfindex.search.query.encode import QueryEncoder
@@ -25,8 +25,6 @@ from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.shared_spec import exported, use_own_spec, use_spec
 from vfindex.storage.records import ClipKey, Location
 from vfindex.storage.writer import writing
-
-DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="module")
@@ -153,15 +151,8 @@ def test_libraries_that_cannot_be_compared_are_refused(folders: tuple[Path, Path
         SearchService(folders[1:]).search("a", combine="rrf")
 
 
-def stored(version: str, folder: Path) -> Path:
-    """Return a library that the code of a version made."""
-    with tarfile.open(DATA / f"library-{version}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
 def test_a_library_of_an_older_layout_is_one_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = (stored("before_tracks", tmp_path / name) for name in ("old", "new"))
+    old, new = (stored(BEFORE_TRACKS, tmp_path / name) for name in ("old", "new"))
     with writing(new):
         pass  # migrates
     with Library.open(old).snapshot() as snapshot:
@@ -178,7 +169,7 @@ def test_a_library_of_an_older_layout_is_one_of_several(tmp_path: Path, monkeypa
 
 
 def test_a_library_that_is_too_old_is_named(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    first = stored("0.1.0", tmp_path / "first")
+    first = stored(FIRST, tmp_path / "first")
     for several in ([folders[1], first], [first, folders[1]]):
         with pytest.raises(LibraryVersion, match=r"first: this library was written by an older vfindex; run"):
             SearchService(several).search("a")
