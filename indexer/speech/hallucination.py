@@ -23,7 +23,7 @@ SAME_TEXTS = 3  # equal text in this many consecutive segments is a loop, too; t
 # some 3 letters each: 15 to 24 letters. Twice as many is not speech, and a tenth is a word stretched over music.
 MAX_LETTERS_PER_S, MIN_LETTERS_PER_S = 48.0, 1.5
 SLOW_FROM_S = 5.0  # a shorter segment may be a single word
-FAST_FROM_LETTERS = 24  # Whisper's times are rounded: shorter texts may get no time at all
+LONG_FROM_LETTERS = 24  # some eight tokens; Whisper's times are rounded: shorter texts may get no time at all
 VOICED_SHARE = 0.1  # a segment with less voice is text over silence
 
 # What Whisper is known to write over sound without speech: a "bag of hallucinations" (Barański et al. 2025, arXiv
@@ -95,7 +95,18 @@ _SCRIPTS = {
 SCRIPTS = {script: frozenset(languages.split()) for script, languages in _SCRIPTS.items()}
 
 Flaw = Literal[
-    "", "empty", "unvoiced", "no speech", "compressible", "loop", "too fast", "too slow", "stock", "credit", "script"
+    "",
+    "empty",
+    "unvoiced",
+    "no speech",
+    "compressible",
+    "loop",
+    "too fast",
+    "too slow",
+    "improbable",
+    "stock",
+    "credit",
+    "script",
 ]
 
 
@@ -138,6 +149,18 @@ def flaw(raw: RawSegment, voiced_s: float) -> Flaw:
     return _pace(text, raw.end_s - raw.start_s, voiced_s)
 
 
+def improbable(window: Sequence[RawSegment]) -> list[bool]:
+    """Return which segments of a window have failed by Whisper's threshold, although there may be speech.
+
+    None has if their text is short: the mean over its few tokens says little.
+    """
+    failed = [raw.avg_logprob < MIN_LOGPROB for raw in window]
+    letters = sum(
+        count_letters(cleaned(raw.text)) for raw, has_failed in zip(window, failed, strict=True) if has_failed
+    )
+    return failed if letters >= LONG_FROM_LETTERS else [False] * len(window)
+
+
 def is_stock(texts: Sequence[str]) -> bool:
     """Return whether the texts of a window are nothing but STOCK: there is no sign of anybody speaking.
 
@@ -170,7 +193,7 @@ def is_foreign(text: str, language: str) -> bool:
 
 def _pace(text: str, length_s: float, voiced_s: float) -> Flaw:
     letters = count_letters(text)
-    if letters >= FAST_FROM_LETTERS and letters > MAX_LETTERS_PER_S * length_s:
+    if letters >= LONG_FROM_LETTERS and letters > MAX_LETTERS_PER_S * length_s:
         return "too fast"
     if voiced_s >= SLOW_FROM_S and letters < MIN_LETTERS_PER_S * voiced_s:
         return "too slow"

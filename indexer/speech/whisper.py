@@ -28,6 +28,7 @@ from vfindex.indexer.speech.hallucination import (
     cleaned,
     confidence,
     flaw,
+    improbable,
     is_foreign,
     is_stock,
     repeated,
@@ -312,14 +313,15 @@ def judged(window: Window, heard: WindowTranscript) -> Iterator[tuple[Segment, F
     """
     counted_s = 0.0
     is_empty_talk = is_stock([cleaned(raw.text) for raw in heard.segments])
-    for raw in heard.segments:
+    for raw, has_failed in zip(heard.segments, improbable(heard.segments), strict=True):
         text, start_s, end_s = cleaned(raw.text), max(raw.start_s, 0.0), min(raw.end_s, window.length_s)
         if not text:
             continue
         raw = replace(raw, start_s=start_s, end_s=max(start_s, end_s))
         around_s = 0.0 if raw.end_s > raw.start_s else TIME_STEP_S
         why = flaw(raw, overlap_s(window.voiced, raw.start_s - around_s, raw.end_s + around_s))
-        why = why or ("stock" if is_empty_talk else "script" if is_foreign(text, heard.language) else "")
+        why = why or ("improbable" if has_failed else "stock" if is_empty_talk else "")
+        why = why or ("script" if is_foreign(text, heard.language) else "")
         start_s, end_s = window.spoken(raw.start_s, raw.end_s)
         begin_s = max(0.0, window.start_s + start_s)
         times = word_times(text, raw.words, window, (start_s, end_s))

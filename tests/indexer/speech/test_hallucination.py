@@ -13,6 +13,7 @@ from vfindex.indexer.speech.hallucination import (
     confidence,
     count_letters,
     flaw,
+    improbable,
     is_foreign,
     is_loop,
     is_stock,
@@ -65,6 +66,17 @@ def test_implausible_text(raw: RawSegment, voiced_s: float, why: str) -> None:
 @pytest.mark.parametrize("text", ["Subtitles are read first.", "We drew legends on the map.", "She [laughs] said so."])
 def test_talk_about_subtitles_is_talk(text: str) -> None:
     assert flaw(replace(SAID, text=text), 4.0) == ""
+
+
+def test_a_long_text_below_whisper_s_threshold_has_failed() -> None:
+    unsure = replace(SAID, avg_logprob=-1.01)
+    short = replace(unsure, text=" A banana.")
+    assert improbable([unsure]) == [True]
+    assert improbable([replace(SAID, avg_logprob=-1.0)]) == improbable([short]) == [False]
+    assert improbable([]) == []
+    assert improbable([short, SAID]) == [False, False]  # the sure text is not counted
+    assert improbable([short, short, SAID, replace(short, text=" One more banana.")]) == [True, True, False, True]
+    assert improbable([replace(unsure, text="病院のパスタを受け")]) == [True]
 
 
 def test_stock_phrases_count_beside_others_alone() -> None:
