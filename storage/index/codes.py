@@ -21,7 +21,7 @@ from vfindex.storage.records import FloatArray
 
 # Values of a code, and vectors per block in FAISS's layout, processed together in registers.
 CODES, BLOCK = 16, 32
-# Dimensions of a code. With 8, no number of candidates holds 0.999 of the best 200: docs/decisions/joint-index.md.
+# Dimensions of a code. With 8, the best 200 take three to six times the candidates: docs/decisions/joint-index.md.
 DIMS = 4
 # Vectors that codebook and lists are trained on; for the lists, this many per list.
 TRAINING_ROWS, ROWS_A_LIST = 32_768, 64
