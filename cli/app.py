@@ -13,8 +13,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from functools import partial
+from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -22,47 +21,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from vfindex import __version__
-from vfindex.cli.commands import (
-    ask,
-    backup,
-    chapters,
-    corrections,
-    demo,
-    digest,
-    doctor,
-    duplicates,
-    export,
-    ingest,
-    label,
-    mark,
-    marks,
-    mcp,
-    models,
-    purge,
-    questions,
-    rebuild,
-    reindex,
-    remove,
-    repair,
-    retry,
-    runs,
-    save,
-    saved,
-    search,
-    serve,
-    show,
-    similar,
-    spec,
-    status,
-    tune,
-    unusual,
-    upgrade,
-    verify,
-    watch,
-)
-from vfindex.cli.commands import eval as evaluation
-from vfindex.cli.commands import list as listing
-from vfindex.cli.commands import open as opening
 from vfindex.cli.extras import missing_extra
 from vfindex.cli.options import HELP_SETTINGS, add_command
 from vfindex.cli.output import print_json, say
@@ -83,56 +41,71 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP_SETTINGS,
 )
-# In the order of the help.
+# The modules of `vfindex.cli.commands`, in the order of the help.
 _COMMANDS = (
-    ingest,
-    reindex,
-    retry,
-    search,
-    similar,
-    unusual,
-    duplicates,
-    ask,
-    opening,
-    serve,
-    mcp,
-    status,
-    listing,
-    show,
-    label,
-    chapters,
-    digest,
-    mark,
-    marks,
-    save,
-    saved,
-    corrections,
-    export,
-    remove,
-    purge,
-    verify,
-    repair,
-    rebuild,
-    questions,
-    backup,
-    upgrade,
-    evaluation,
-    tune,
-    demo,
-    doctor,
+    *(
+        "ingest",
+        "reindex",
+        "retry",
+        "search",
+        "similar",
+        "unusual",
+        "duplicates",
+        "ask",
+        "open",
+        "serve",
+        "mcp",
+        "status",
+    ),
+    *(
+        "list",
+        "show",
+        "label",
+        "chapters",
+        "digest",
+        "mark",
+        "marks",
+        "save",
+        "saved",
+        "corrections",
+        "export",
+        "remove",
+    ),
+    *("purge", "verify", "repair", "rebuild", "questions", "backup", "upgrade", "eval", "tune", "demo", "doctor"),
+    *("watch", "runs", "models", "spec"),
 )
-_GROUPS = (watch, runs, models, spec)
 
 
 class _Deferred(TyperCommand):
-    """A subcommand of which the help of the program shows a line. Calling it builds its options, which takes 1 ms."""
+    """A subcommand, or a group of them, whose module is imported when it is called, or when the help shows its line."""
 
-    def __init__(self, name: str, help_: str | None, build: Callable[[], Any]) -> None:
-        super().__init__(name, help=help_)
-        self._build = build
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._name = name
+
+    @property
+    def _module(self) -> ModuleType:
+        return import_module(f"vfindex.cli.commands.{self._name}")
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        module = self._module
+        self.help = module.app.info.help if _is_group(module) else module.command.__doc__
+        return super().get_short_help_str(limit)
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
-        return self._build().make_context(*arguments, **settings)
+        return self._built().make_context(*arguments, **settings)
+
+    def _built(self) -> Any:
+        module = self._module
+        if _is_group(module):
+            return typer.main.get_group(module.app)
+        alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+        add_command(alone, module.NAME, module.EXAMPLE)(module.command)
+        return typer.main.get_command(alone)
+
+
+def _is_group(module: ModuleType) -> bool:
+    return hasattr(module, "app")
 
 
 def command_line() -> TyperGroup:
@@ -142,17 +115,9 @@ def command_line() -> TyperGroup:
         if isinstance(option, TyperOption):
             option.hidden = True  # in docs/cli.md: the first help fits one screen
         group.params.append(option)
-    for module in _COMMANDS:
-        group.add_command(_Deferred(module.NAME, module.command.__doc__, partial(_command, module)))
-    for module in _GROUPS:
-        group.add_command(_Deferred(module.NAME, module.app.info.help, partial(typer.main.get_group, module.app)))
+    for name in _COMMANDS:
+        group.add_command(_Deferred(name))
     return group
-
-
-def _command(module: ModuleType) -> Any:
-    alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    add_command(alone, module.NAME, module.EXAMPLE)(module.command)
-    return typer.main.get_command(alone)
 
 
 def _version(wanted: bool) -> None:
@@ -169,7 +134,7 @@ def _options(
     ] = False,
 ) -> None:
     atexit.register(gc.freeze)
-    if context.invoked_subcommand not in (search.NAME, reindex.NAME):  # a reindex turns it on once it has its imports
+    if context.invoked_subcommand not in ("search", "reindex"):  # a reindex turns it on once it has its imports
         gc.enable()
     level = logging.DEBUG if os.environ.get("VFINDEX_DEBUG") else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")

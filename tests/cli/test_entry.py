@@ -28,7 +28,7 @@ main()
 @pytest.mark.parametrize(
     "at",
     [
-        *("vfindex.cli.app", "typer", "vfindex.cli.commands.search", "vfindex.storage.errors"),  # the program
+        *("vfindex.cli.app", "typer", "vfindex.storage.errors", "vfindex.cli.commands.status"),  # the program
         *("pydantic", "sqlalchemy", "vfindex.storage.db.reader"),  # the command
     ],
 )
