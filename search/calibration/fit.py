@@ -107,16 +107,14 @@ def shortened(text: str) -> str:
 
 
 def items_for(modality: ModalityName, items: Sequence[KnownItem]) -> list[KnownItem]:
-    """Return the known items for a modality: of its own text; without words titles, or what is said if these are few.
+    """Return the known items for a modality: texts of its own track; titles for one without words, as images.
 
-    Text read from frames does not stand for frames: a menu says nothing of what else a picture shows.
+    Neither what is said nor text read from frames says what a picture shows or what sounds: against background queries,
+    which are about sights, segments of speech had an AUC of 0.15 to 0.20 among images.
     """
     if get_modality(modality).has_words:
         return [item for item in items if item.modality == modality]
-    titled = [item for item in items if item.is_title]
-    if len(titled) >= MIN_ITEMS:
-        return titled
-    return [item for item in items if not item.is_title and get_modality(item.modality).origin != "frames"]
+    return [item for item in items if item.is_title]
 
 
 # Modality -> the best score and the fingerprint of its video.

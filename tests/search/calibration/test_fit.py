@@ -248,14 +248,16 @@ def test_a_label_holds_in_every_library(
     assert (labeller.share({"speech": 3.5}) is None) == (label is None)
 
 
-def test_images_are_not_calibrated_by_text_that_is_read_from_them() -> None:
+@pytest.mark.parametrize("modality", ["visual", "audio"])
+def test_images_and_sounds_are_calibrated_by_titles_alone(modality: ModalityName) -> None:
     said, shown = (
         [KnownItem(f"{name} {n}", "f", source, name) for n in range(30)]
         for name, source in (("speech", "asr"), ("screen", "frames"))
     )
     titles = [KnownItem(f"title {n}", "f", TITLE, "text") for n in range(30)]
-    assert items_for("visual", [*said, *shown]) == said
-    assert items_for("visual", [*said, *shown, *titles]) == titles
+    assert items_for(modality, [*said, *shown]) == []
+    assert items_for(modality, [*said, *shown, *titles]) == titles
+    assert items_for("speech", [*said, *shown, *titles]) == said
     assert items_for("screen", [*said, *shown, *titles]) == shown
 
 
