@@ -54,6 +54,8 @@ def add_watch(
         print_json(made.to_dict())
     else:
         say(f"watching {made.name}: {made.question}")
+        if made.doubt is not None:
+            say(f"{made.doubt}; new videos found by that alone wait until it has (docs/watch.md)")
 
 
 @add_command(app, "list", "vfindex watch list --json")

@@ -111,6 +111,11 @@ class ModalityCalibration:
         measured = f"AUC {self.auc:.2f} over {self.known} known items"
         return f"labelled ({measured})" if self.is_reliable else f"no labels ({measured}; {MIN_AUC} is needed)"
 
+    def doubt(self, weight: float) -> str:
+        """Return why the modality labels no hit at this weight, in words."""
+        moved = self.is_reliable and self.weight != weight
+        return "no labels (calibrated at another weight)" if moved else self.reason()
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -187,10 +192,10 @@ class Labeller:
 
 @dataclass(frozen=True, slots=True)
 class LibraryLabeller:
-    """Labels by one calibration. reliable: calibrated modalities. is_complete: the query has no other."""
+    """Labels by one calibration. reliable: calibrated modalities. doubts: why others of the query label no hit."""
 
     reliable: Mapping[ModalityName, ModalityCalibration]
-    is_complete: bool
+    doubts: Mapping[ModalityName, str]
 
     @classmethod
     def of(
@@ -203,12 +208,22 @@ class LibraryLabeller:
         negated terms or two moments, has no labels.
         """
         parts = [part for moment in query.moments for part in moment.parts()]
-        if calibration is None or len(parts) != 1 or parts[0].weight != 1.0:
-            return cls({}, False)
-        stored_for = calibration.modalities
-        used = [m for m in parts[0].modalities if m in stored_for and weights.get(m, 0.0) > 0]
-        reliable = {m: stored_for[m] for m in used if stored_for[m].is_reliable and stored_for[m].weight == weights[m]}
-        return cls(reliable, bool(used) and len(reliable) == len(used))
+        if len(parts) != 1 or parts[0].weight != 1.0:
+            return cls({}, {})
+        used = [m for m in parts[0].modalities if weights.get(m, 0.0) > 0]
+        if calibration is None or not weights:
+            why = "not calibrated yet" if weights else "only the fusion concat is calibrated"
+            return cls({}, dict.fromkeys(used or parts[0].modalities, f"no labels ({why})"))
+        measured = {m: calibration.modalities[m] for m in used if m in calibration.modalities}
+        if not measured:
+            return cls({}, dict.fromkeys(parts[0].modalities, "no labels (no clip has it)"))
+        reliable = {m: each for m, each in measured.items() if each.is_reliable and each.weight == weights[m]}
+        return cls(reliable, {m: each.doubt(weights[m]) for m, each in measured.items() if m not in reliable})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every modality of the query labels hits."""
+        return bool(self.reliable) and not self.doubts
 
     def label(self, scores: Mapping[ModalityName, float | None]) -> Label | None:
         """Return the label of a hit by its modalities' scores; None if the calibration does not decide."""

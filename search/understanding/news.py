@@ -41,7 +41,10 @@ class NewsItem(Record):
 
 @dataclass(frozen=True, slots=True)
 class WatchInfo(Record):
-    """A watched question. least: the confidence that a hit needs. hits: all so far. new: of these, not reported yet."""
+    """A watched question. least: the confidence that a hit needs. hits: all so far. new: of these, not reported yet.
+
+    doubt: why this library cannot judge every new video, which then waits; None where it can.
+    """
 
     name: str
     question: str
@@ -50,6 +53,7 @@ class WatchInfo(Record):
     new: int
     by: str
     since: str
+    doubt: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ a watch finds is stored before anybody is told, so a killed run loses nothing an
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.units import preview_videos, searchable_prints
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.library import again_if_changed, reading_spec
+from vfindex.storage.modalities import ModalityName, modality_names
 from vfindex.storage.records import ClipKey
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.records import Mark, Moment, NewHit, Watch, WatchHit
@@ -38,7 +39,8 @@ MOMENTS_A_VIDEO = 3
 BATCH_VIDEOS = 100
 # A watch asks of each new video, of which few answer; below it a hit is more likely wrong than right.
 LEAST: Label = "medium"
-_UNSURE = "not better than chance here: the library gives hits of this question no confidence yet"
+# Why hits by a modality cannot be told from chance.
+Doubts = Mapping[ModalityName, str]
 _NEVER_SURE = (
     "hits of this question get no confidence, so news could not be told from chance; use plain words, or require words "
     'as in said:"..." (docs/watch.md)'
@@ -67,12 +69,12 @@ class Watches:
         _check(text if text is not None else saved.text if saved is not None else "")
         if text is not None:
             user.save_query(name, text)
-        return self._info(self._data().add(name, least, self._present()), [])
+        return next(self._infos([self._data().add(name, least, self._present())], []))
 
     def watched(self) -> WatchList:
         """Return the watched questions, by name."""
         hits = self._data().hits()
-        return WatchList(tuple(self._info(each, hits) for each in self._data().watches()))
+        return WatchList(tuple(self._infos(self._data().watches(), hits)))
 
     def remove(self, name: str) -> WatchInfo:
         """Stop watching a question and delete its hits; the question stays saved. Raises QueryError."""
@@ -119,20 +121,31 @@ class Watches:
             self._data().tell([each.id for each in items])
 
     def _judge(self, watch: Watch, log: Arrivals, say: Callable[[str], None]) -> Waiting | None:
-        data, query = self._data(), parse(watch.text)
-        prints = self._candidates(watch, log)
-        if prints and not self._can_tell(query):
-            return Waiting(watch.name, len(prints), _UNSURE)
+        query, prints = parse(watch.text), self._candidates(watch, log)
         if prints:
             say(f"{watch.name}: asking {watch.text} of {len(prints)} new")
+        [doubts] = self._doubts([query])
+        waiting: list[ModalityName] = []
         for start in range(0, len(prints), BATCH_VIDEOS):
-            batch = tuple(prints[start : start + BATCH_VIDEOS])
-            chosen = replace(query, filters=replace(query.filters, prints=batch))
-            top_k = MOMENTS_A_VIDEO * len(batch)
-            hits = answer([self._engine], Request(chosen, top_k=top_k, per_video=MOMENTS_A_VIDEO))
-            data.keep(watch, [_new(hit) for hit in hits if _counts(hit, query, watch.least)])
-        data.keep(watch, [], log.last)
+            waiting += self._ask(watch, query, tuple(prints[start : start + BATCH_VIDEOS]), doubts)
+        if waiting:  # those that could be judged are asked again, too: a watch knows how far it is in the log, no more
+            return Waiting(watch.name, len(waiting), _sentence({m: doubts[m] for m in waiting}))
+        self._data().keep(watch, [], log.last)
         return None
+
+    def _ask(self, watch: Watch, query: Query, prints: tuple[str, ...], doubts: Doubts) -> list[ModalityName]:
+        """Store the hits of new videos; return for each video that has none but may answer what it was found by.
+
+        Its best modality says nothing of chance here.
+        """
+        chosen = replace(query, filters=replace(query.filters, prints=prints))
+        request = Request(chosen, top_k=MOMENTS_A_VIDEO * len(prints), per_video=MOMENTS_A_VIDEO)
+        hits = list(answer([self._engine], request))
+        news = [hit for hit in hits if _counts(hit, query, watch.least)]
+        self._data().keep(watch, [_new(hit) for hit in news])
+        told = {hit.key.fingerprint for hit in news}
+        by = {hit.key.fingerprint: _best_modality(hit) for hit in reversed(hits)}
+        return [m for name, m in by.items() if m is not None and m in doubts and name not in told]
 
     @again_if_changed
     def _candidates(self, watch: Watch, log: Arrivals) -> list[str]:
@@ -156,13 +169,16 @@ class Watches:
             return Present([each for each in searchable_prints(snapshot) if each not in previews], previews)
 
     @again_if_changed
-    def _can_tell(self, query: Query) -> bool:
-        """Return whether hits of a question can be told from chance: they contain words, or have labels."""
-        if _requires_words(query):
-            return True
-        with self._engine.searcher().library.snapshot() as snapshot:
-            calibration = Calibration.from_json(snapshot.get(META_KEY))
-            return bool(LibraryLabeller.of(calibration, query, open_weights(reading_spec(snapshot)[0])).reliable)
+    def _doubts(self, queries: Sequence[Query]) -> list[Doubts]:
+        """Return for each question why hits by a modality cannot be told from chance. Hits with its words can."""
+        with self._engine.library().snapshot() as snapshot:
+            calibration, weights = Calibration.from_json(snapshot.get(META_KEY)), dict.fromkeys(modality_names(), 1.0)
+            if snapshot.counts()["clip"]:
+                weights = open_weights(reading_spec(snapshot)[0])
+        return [
+            {} if _requires_words(query) else LibraryLabeller.of(calibration, query, weights).doubts
+            for query in queries
+        ]
 
     @property
     def folder(self) -> Path:
@@ -172,11 +188,13 @@ class Watches:
     def _data(self) -> WatchData:
         return WatchData.open(self._engine.library().root)
 
-    @staticmethod
-    def _info(watch: Watch, hits: Sequence[WatchHit]) -> WatchInfo:
-        own = [each for each in hits if each.name == watch.name]
-        new = sum(not each.told for each in own)
-        return WatchInfo(watch.name, watch.text, watch.least, len(own), new, watch.by, watch.at)
+    def _infos(self, watches: Sequence[Watch], hits: Sequence[WatchHit]) -> Iterator[WatchInfo]:
+        doubts = self._doubts([parse(each.text) for each in watches])
+        for watch, unsure in zip(watches, doubts, strict=True):
+            own = [each for each in hits if each.name == watch.name]
+            new = sum(not each.told for each in own)
+            doubt = _sentence(unsure) if unsure else None
+            yield WatchInfo(watch.name, watch.text, watch.least, len(own), new, watch.by, watch.at, doubt)
 
 
 def _check(text: str) -> None:
@@ -196,6 +214,20 @@ def _counts(hit: Hit, query: Query, least: str) -> bool:
     if _requires_words(query):
         return True
     return hit.confidence is not None and LABELS.index(hit.confidence) >= LABELS.index(least)
+
+
+def _best_modality(hit: Hit) -> ModalityName | None:
+    """Return the modality that adds most to the score of a hit."""
+    scores = {m: score for m, score in hit.modalities.items() if score is not None}
+    return max(scores, key=scores.__getitem__, default=None)
+
+
+def _sentence(doubts: Doubts) -> str:
+    """Return why the library cannot judge, the modalities with the same reason together."""
+    reasons = dict.fromkeys(doubts.values())
+    names = {reason: [m for m, own in doubts.items() if own == reason] for reason in reasons}
+    clauses = [f"{', '.join(own)} {'has' if len(own) == 1 else 'have'} {reason}" for reason, own in names.items()]
+    return f"not better than chance here: {'; '.join(clauses)}"
 
 
 def _new(hit: Hit) -> NewHit:

@@ -125,7 +125,9 @@ def test_an_empty_library_is_a_sentence(run: Any, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("VFINDEX_LIBRARY", str(tmp_path / "empty"))
     with writing(tmp_path / "empty"):
         pass
-    assert run("watch", "add", "fox", "a fox").code == 0
+    ran = run("watch", "add", "fox", "a fox")
+    assert (ran.code, ran.out) == (0, "")
+    assert "no labels (not calibrated yet); new videos found by that alone wait until it has" in ran.err
     assert run("watch", "run", "--json").code == 0
     assert "no library" in run("watch", "list", "--library", tmp_path / "none").err
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -11,18 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from library_maker import add_video, axis, clip, install, place, video
 
-from vfindex.cli.render.news_page import news_page
 from vfindex.search.calibration.labels import META_KEY, Calibration, ModalityCalibration
 from vfindex.search.engine import SearchEngine
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.understanding import watch
-from vfindex.search.understanding.feed import atom, item_id
-from vfindex.search.understanding.news import NewsItem, arguments_of
 from vfindex.search.understanding.watch import Watches
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
@@ -276,6 +271,53 @@ def test_a_question_without_required_words_needs_confidence(library: Path, night
     assert told(library) == [("fox", "a.mp4")]  # b.mp4 is labelled none
 
 
+# Only speech tells right from wrong, as where the pictures of a library are not what the image model knows.
+HALF_CALIBRATED = Calibration(
+    2,
+    {
+        "visual": ModalityCalibration(0.15, 51, 200, 1.0, 0.3, 0.5, 0.9),
+        "speech": ModalityCalibration(0.99, 50, 200, 0.5, 0.3, 0.5, 0.9),
+    },
+)
+
+
+def test_videos_wait_whose_best_modality_has_no_labels(
+    library: Path, night: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(library) as writer:
+        writer.catalog.put(META_KEY, HALF_CALIBRATED.to_json())
+    added = watches_of(library).add("fox", "a fox")
+    assert (
+        added.doubt == "not better than chance here: visual has no labels (AUC 0.15 over 51 known items; 0.8 is needed)"
+    )
+    assert watches_of(library).watched().watches[0].doubt == added.doubt
+    assert watches_of(library).add("said", "said:fox").doubt is None
+    night(dict(name="seen.mp4", matches=True))
+    for _ in range(2):  # it waits until the library can tell
+        watches = watches_of(library)
+        with watches.alone():
+            waiting = watches.judge()
+        assert [(each.watch, each.videos, each.reason) for each in waiting] == [("fox", 1, added.doubt)]
+        assert watches.items() == []
+
+    # A video that is found by what is said is told, although another one waits.
+    monkeypatch.setattr(QueryEncoder, "encode", lambda *_: {"visual": axis(1), "speech": axis(3)})
+    night(dict(name="heard.mp4", said=FOX))
+    assert told(library) == [("fox", "heard.mp4"), ("said", "heard.mp4")]
+    monkeypatch.setattr(QueryEncoder, "encode", lambda *_: {"visual": axis(1), "speech": axis(1)})
+    with writing(library) as writer:
+        writer.catalog.put(META_KEY, CALIBRATED)
+    assert told(library) == [("fox", "seen.mp4")]
+    assert told(library) == []
+
+
+def test_a_library_without_calibration_says_so_when_a_question_is_watched(library: Path) -> None:
+    watches = watches_of(library)
+    added = watches.add("fox", "a fox")
+    assert added.doubt == "not better than chance here: visual, speech, text have no labels (not calibrated yet)"
+    assert watches.add("said", "said:fox").doubt is None  # what is required needs no label
+
+
 def test_what_cannot_be_watched_is_a_sentence(library: Path) -> None:
     watches = watches_of(library)
     with pytest.raises(QueryError, match="there is no saved question fox"):
@@ -376,40 +418,3 @@ def test_clips_of_a_long_video_are_read_once_for_all_its_news(tmp_path: Path, mo
     assert len(reads) <= 2
     assert [each.key.start_ms for each in items] == [5000 * n for n in range(30)]
     assert [each.snippet for each in items] == [*(f"fox {n} {'o' * 200}"[:160] for n in range(29)), None]
-
-
-@pytest.fixture
-def item() -> NewsItem:
-    from vfindex.storage.records import ClipKey
-
-    return NewsItem(
-        7, "a&b", "said:<fox>", os.fsencode("/videos/$(touch x) {name}.mp4"), "present", "f", ClipKey("f", 0), 1.5, 2.0,
-        0.5, "high", False, "it said \x1b[31m & <b>", "2026-01-02T03:04:05+00:00", "",
-    )  # fmt: skip
-
-
-def test_a_feed_is_well_formed_and_keeps_its_ids(item: NewsItem) -> None:
-    moved = replace(item, video=b"/videos/\xff.mp4")
-    document = atom([item], "news", Path("/library"))
-    [entry] = ElementTree.fromstring(document).iter("{http://www.w3.org/2005/Atom}entry")
-    assert entry.findtext("{http://www.w3.org/2005/Atom}id") == item_id(item) == item_id(moved)
-    assert "it said  [31m & <b>" in (entry.findtext("{http://www.w3.org/2005/Atom}summary") or "")
-    ElementTree.fromstring(atom([moved, replace(item, video=None, presence="gone")], "news", Path("/library")))
-    assert atom([item], "news", Path("/library")) == document
-
-
-def test_a_feed_of_a_hostile_library_is_well_formed(item: NewsItem) -> None:
-    document = atom([replace(item, found_at="2026</updated><link href='x'/>\x01")], "news", Path("/library\udcff"))
-    feed = ElementTree.fromstring(document)
-    assert feed.findtext("{http://www.w3.org/2005/Atom}id") == "tag:vfindex,2026:watches//library%FF"
-    assert [each.get("href") for each in feed.iter("{http://www.w3.org/2005/Atom}link")] == [
-        Path(os.fsdecode(item.video or b"")).as_uri()
-    ]
-    relative = replace(item, video=b"a.mp4")
-    ElementTree.fromstring(atom([relative], "news", Path("/library")))
-    assert "<td>a.mp4</td>" in news_page([relative], ())
-
-
-def test_placeholders_are_filled_once_and_stay_one_argument(item: NewsItem) -> None:
-    filled = arguments_of(["tell", "{name}", "--at={start}", "{video}", "{other}", "{id}"], item)
-    assert filled == ["tell", "a&b", "--at=1.500", "/videos/$(touch x) {name}.mp4", "{other}", "7"]

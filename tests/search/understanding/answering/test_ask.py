@@ -100,7 +100,7 @@ def test_each_track_above_chance_is_quoted(folder: Path) -> None:
         hit = service.search("never climb a tree", min_confidence="none")[0]
     said, sign = Segment(1, 4, TREE, "asr", "en"), Segment(0, 5, "NO CLIMBING", "frames", "", track="screen")
     passages = [Passage((said,), (), 2.0), Passage((sign,), (), 0.5)]
-    labeller = Labeller([LibraryLabeller({"speech": MEASURED, "screen": MEASURED}, True)])
+    labeller = Labeller([LibraryLabeller({"speech": MEASURED, "screen": MEASURED}, {})])
     for screen, quoted_ in ((0.2, {TREE, "NO CLIMBING"}), (0.05, {TREE}), (None, {TREE})):
         moment = _moment(replace(hit, modalities={"speech": 2.0, "screen": screen}), passages, labeller)
         assert {each.text for each in moment.quotations} == quoted_
