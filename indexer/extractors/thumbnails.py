@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,40 +18,63 @@ STRETCH_S = 2.0
 MIN_CONTRAST = 12.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    contrast: float
+    time_s: float
+    picture: NDArray[np.uint8] | bytes
+
+    def compressed(self) -> _Candidate:
+        return replace(self, picture=_webp(self.picture))
+
+
 class ThumbnailPicker:
-    """Keeps the frame with most contrast of every STRETCH_S of a unit."""
+    """Keeps the frame with most contrast of every STRETCH_S of a unit, and the last one as WebP.
+
+    A clip of which all frames lie in one stretch has the last of it, where the other belongs to the clip before.
+    """
 
     def __init__(self) -> None:
-        # stretch -> contrast, time_s, pixels or WebP
-        self._kept: dict[int, tuple[float, float, NDArray[np.uint8] | bytes]] = {}
+        # By the number of their stretch.
+        self._best: dict[int, _Candidate] = {}
+        self._last: dict[int, _Candidate] = {}
+        self._stretch = -1
 
     def offer(self, time_s: float, pixels: NDArray[np.uint8]) -> None:
         """Consider a frame, (height, width, 3) uint8 RGB."""
         contrast = float(pixels[::8, ::8].mean(axis=2).std())
+        step = -(-max(pixels.shape[:2]) // (2 * LONG_SIDE_PX))
         stretch = int(time_s // STRETCH_S)
-        if stretch not in self._kept or contrast > self._kept[stretch][0]:
-            step = -(-max(pixels.shape[:2]) // (2 * LONG_SIDE_PX))
-            self._kept[stretch] = (contrast, time_s, np.ascontiguousarray(pixels[::step, ::step]))
+        if stretch != self._stretch and self._stretch in self._last:
+            self._last[self._stretch] = self._last[self._stretch].compressed()
+        self._stretch = stretch
+        candidate = _Candidate(contrast, time_s, np.ascontiguousarray(pixels[::step, ::step]))
+        self._last[stretch] = candidate
+        if stretch not in self._best or contrast > self._best[stretch].contrast:
+            self._best[stretch] = candidate
+            del self._last[stretch]
 
     def compress(self) -> None:
         """Compress the candidates before sending them; costs three times the compression in `pick`."""
-        for stretch, (contrast, time_s, picture) in self._kept.items():
-            self._kept[stretch] = (contrast, time_s, _webp(picture))
+        for kept in (self._best, self._last):
+            for stretch, candidate in kept.items():
+                kept[stretch] = candidate.compressed()
 
     def pick(self, start_s: float, end_s: float, middle_s: float) -> bytes | None:
         """Return the WebP of the frame in [start_s, end_s) with enough contrast that is nearest to `middle_s`.
 
-        None if all candidates of that interval belong to its neighbour.
+        None if no frame was offered between.
         """
-        inside = [kept for kept in self._kept.values() if start_s <= kept[1] < end_s]
+        inside = [each for each in self._best.values() if start_s <= each.time_s < end_s]
+        inside = inside or [each for each in self._last.values() if start_s <= each.time_s < end_s]
         if not inside:
             return None
-        telling = [kept for kept in inside if kept[0] >= MIN_CONTRAST]
+        telling = [each for each in inside if each.contrast >= MIN_CONTRAST]
         if telling:
-            best = min(telling, key=lambda kept: (abs(kept[1] - middle_s), kept[1]))
+            best = min(telling, key=lambda each: (abs(each.time_s - middle_s), each.time_s))
         else:
-            best = max(inside, key=lambda kept: (kept[0], -kept[1]))
-        return _webp(best[2])
+            best = max(inside, key=lambda each: (each.contrast, -each.time_s))
+        return _webp(best.picture)
 
 
 def _webp(picture: NDArray[np.uint8] | bytes) -> bytes:
