@@ -55,7 +55,9 @@ def _summary(video: VideoInfo) -> str:
     shape = f"{video.width_px}x{video.height_px}, {video.codec} in {video.container}"
     frames = "" if video.frames is None else f", {counted(video.frames, 'frame')}"
     coarse = ", preview only" if video.coarse else ""
-    return f"{video.state}{coarse}: {clock(video.duration_s)}, {shape}{frames}"
+    heard_s = max((clip.end_s for clip in video.clips), default=video.end_s)
+    sound = f", sound to {clock(heard_s)}" if clock(heard_s) > clock(video.end_s) else ""
+    return f"{video.state}{coarse}: {clock(video.duration_s)}{sound}, {shape}{frames}"
 
 
 def _print(video: VideoInfo) -> None:

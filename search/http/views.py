@@ -253,13 +253,18 @@ def timeline_of(video: VideoInfo, hits: Sequence[Hit]) -> Timeline:
 
 def _chapters(video: VideoInfo) -> Iterable[Bar]:
     timed: list[tuple[float, Chapter]] = [(each.start_s, each) for each in video.chapters if each.start_s is not None]
-    ends = [*(start_s for start_s, _ in timed[1:]), *([video.end_s] if timed else [])]
+    ends = [*(start_s for start_s, _ in timed[1:]), *([_end_s(video)] if timed else [])]
     for (start_s, chapter), next_s in zip(timed, ends, strict=True):
         yield _bar(video, start_s, next_s if chapter.end_s is None else chapter.end_s, chapter.title)
 
 
+def _end_s(video: VideoInfo) -> float:
+    """Return when a video ends: with its last frame, or its last clip where sound goes on."""
+    return max([video.end_s, *(clip.end_s for clip in video.clips)])
+
+
 def _bar(video: VideoInfo, start_s: float, end_s: float, label: str) -> Bar:
-    scale = TIMELINE / (video.duration_s or 1.0)
+    scale = TIMELINE / (_end_s(video) - video.start_s or 1.0)
     x = min(TIMELINE, max(0.0, (start_s - video.start_s) * scale))
     return Bar(round(x, 1), round(min(TIMELINE - x, max(2.0, (end_s - start_s) * scale)), 1), start_s, label)
 

@@ -39,33 +39,37 @@ def chapters_of(
         raise QueryError(f"the shortest chapter must be a number of seconds above 0, not {least_s!r}")
     timeline = timeline_of(snapshot, video)
     path = video.locations[0].path if video.locations else None
-    whole = path, video.id, video.fingerprint, video.start_s, video.end_s
-    stated = [] if detect else _stated(video)
+    start_s, end_s = timeline.span_of(video)
+    whole = path, video.id, video.fingerprint, start_s, end_s
+    stated = [] if detect else _stated(video, end_s)
     if stated:
-        spans = [(start_s, end_s) for _, start_s, end_s in stated]
+        spans = [(first_s, last_s) for _, first_s, last_s in stated]
         return ChapterList(*whole, "file", None, None, _described(timeline, spans, [title for title, _, _ in stated]))
     if not len(timeline):
         raise LibraryError(f"{video.fingerprint} has no clips, so no chapters are found; index it with: vfindex retry")
     changes = find_changes(timeline, least_s, progress)
     if changes.better_than_chance is False:
         return ChapterList(*whole, "found", False, changes.p_value, ())
-    edges_s = [video.start_s, *(float(timeline.edges_s[step]) for step in changes.steps), video.end_s]
+    edges_s = [start_s, *(float(timeline.edges_s[step]) for step in changes.steps), end_s]
     return ChapterList(
         *whole, "found", changes.better_than_chance, changes.p_value, _described(timeline, list(pairwise(edges_s)))
     )
 
 
-def _stated(video: StoredVideo) -> list[tuple[str, float, float]]:
-    """Return (title, start_s, end_s) of the chapters that the file states with their times, in order."""
+def _stated(video: StoredVideo, whole_end_s: float) -> list[tuple[str, float, float]]:
+    """Return (title, start_s, end_s) of the chapters that the file states with their times, in order.
+
+    whole_end_s: of the video.
+    """
     timed = sorted(
         (
             (each.start_s, each.end_s, each.title)
             for each in video.chapters
-            if each.start_s is not None and each.start_s < video.end_s
+            if each.start_s is not None and each.start_s < whole_end_s
         ),
         key=lambda each: each[0],
     )
-    following = [*(start_s for start_s, _, _ in timed[1:]), video.end_s]
+    following = [*(start_s for start_s, _, _ in timed[1:]), whole_end_s]
     return [
         (title, start_s, max(start_s, next_s if end_s is None else end_s))
         for (start_s, end_s, title), next_s in zip(timed, following[: len(timed)], strict=True)
@@ -84,7 +88,7 @@ def _described(
             end_s=end_s,
             title=", ".join(words[n]) if titles is None else titles[n],
             words=tuple(words[n]),
-            sentence=_central(texts[n]),
+            sentence=_central(texts[n], start_s),
         )
         for n, (start_s, end_s) in enumerate(spans)
     )
@@ -95,9 +99,13 @@ def quotation(sentence: Sentence) -> Quotation:
     return Quotation(sentence.start_s, sentence.end_s, sentence.text, sentence.track)
 
 
-def _central(sentences: Sequence[Sentence]) -> Quotation | None:
-    """Return the most central sentence; of what is said, if anything is: text on the screen is mostly labels."""
+def _central(sentences: Sequence[Sentence], start_s: float) -> Quotation | None:
+    """Return the most central sentence; of what is said, if anything is: text on the screen is mostly labels.
+
+    One that began before `start_s` is quoted only where no other is.
+    """
     spoken = [each for each in sentences if each.track in spoken_modalities()] or list(sentences)
+    spoken = [each for each in spoken if each.start_s >= start_s] or spoken
     longest = sorted(spoken, key=lambda each: -len(each.text))[:_MOST_SENTENCES]
     if not longest:
         return None

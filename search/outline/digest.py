@@ -69,7 +69,7 @@ def digest_of(
     clips = snapshot.clips_of(video.id)
     if not clips:
         raise LibraryError(f"{video.fingerprint} has no clips, so nothing is chosen; index it with: vfindex retry")
-    steps = choose(timeline, wanted.length_s)
+    steps, (start_s, end_s) = choose(timeline, wanted.length_s), timeline.span_of(video)
     progress(1, 3)
     pictures = _pictures_verdict(snapshot, clips, timeline, wanted.length_s, len(steps))
     moments = () if pictures.better_than_chance is False else _moments(library, snapshot, video, clips, timeline, steps)
@@ -83,7 +83,7 @@ def digest_of(
         video_id=video.id,
         fingerprint=video.fingerprint,
         title=video.title,
-        duration_s=video.end_s - video.start_s,
+        duration_s=end_s - start_s,
         length_s=sum(each.end_s - each.start_s for each in moments),
         words=sum(_count(each.text) for each in quoted),
         pictures=pictures,

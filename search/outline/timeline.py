@@ -40,6 +40,12 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.edges_s) - 1
 
+    def span_of(self, video: StoredVideo) -> tuple[float, float]:
+        """Return where a video begins and ends, in seconds: by its frames, or clips heard for longer."""
+        if not len(self):
+            return video.start_s, video.end_s
+        return min(video.start_s, float(self.edges_s[0])), max(video.end_s, float(self.edges_s[-1]))
+
     @property
     def lengths_s(self) -> NDArray[np.float64]:
         return np.diff(self.edges_s)

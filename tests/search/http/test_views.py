@@ -207,6 +207,17 @@ def test_the_timeline_has_what_each_modality_covers(video: VideoInfo) -> None:
     assert [(bar.x, bar.width, bar.start_s) for bar in line.hits] == [(500.0, 500.0, 5.0)]
 
 
+def test_the_timeline_ends_where_the_last_clip_is_heard(video: VideoInfo) -> None:
+    *clips, last = video.clips
+    heard = replace(video, clips=(*clips, replace(last, end_s=20.0)))
+    line = timeline_of(heard, [])
+    assert [[(bar.x, bar.width) for bar in bars] for _, bars, _ in line.rows] == [
+        [(0.0, 250.0), (250.0, 750.0)],
+        [(250.0, 750.0)],
+    ]
+    assert line.chapters[-1].x + line.chapters[-1].width == TIMELINE
+
+
 def test_bars_stay_on_the_timeline(video: VideoInfo) -> None:
     bars = timeline_of(video, [hit(ClipKey("v", start_ms)) for start_ms in (-3000, 9_999, 60_000)]).hits
     assert all(0 <= bar.x <= bar.x + bar.width <= TIMELINE for bar in bars)

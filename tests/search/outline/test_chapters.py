@@ -69,6 +69,40 @@ def test_the_chapters_of_the_file_come_first(folder: Path) -> None:
     assert found.origin == "found" and len(found.chapters) == 3
 
 
+def test_sound_after_the_picture_belongs_to_the_last_chapter(folder: Path) -> None:
+    with writing(folder) as writer:  # ends 0.5 s after its last clip begins, and is heard for 8 s more
+        clips = [clip(5.0 * n, 5.0 * n + 5, visual=axis(topic)) for n, topic in enumerate([0, 0, 1, 1])]
+        clips.append(clip(20.0, 28.5, visual=axis(2)))
+        said = [Segment(25.0, 28.0, SAID[2], "asr", "en")]
+        add_video(writer, "heard.mp4", clips, said, end_s=20.5)
+        stated = (Chapter("One", 0.0, None), Chapter("Two", 10.0, None), Chapter("Heard", 22.0, None))
+        add_video(writer, "heard-stated.mp4", clips, said, end_s=20.5, chapters=stated)
+        writer.publish()
+    with SearchService(folder) as service:
+        found, of_file = service.chapters("heard.mp4", least_s=5.0), service.chapters("heard-stated.mp4")
+        digest = service.digest("heard.mp4")
+    assert [(each.start_s, each.end_s) for each in found.chapters] == [(0, 10), (10, 20), (20, 28.5)]
+    assert (found.end_s, digest.duration_s) == (28.5, 28.5)
+    for chapters in (found, of_file):
+        last = chapters.chapters[-1]
+        assert last.end_s == 28.5 and last.sentence is not None and last.sentence.text == SAID[2]
+
+
+def test_a_chapter_quotes_what_begins_in_it(folder: Path) -> None:
+    with writing(folder) as writer:
+        clips = [clip(5.0 * n, 5.0 * n + 5, visual=axis(n // 2)) for n in range(4)]
+        across = Segment(9.0, 12.0, "Knead the dough, then rest the dough, and bake the dough.", "asr", "en")
+        inside = Segment(13.0, 14.0, "Bake it.", "asr", "en")
+        add_video(writer, "across.mp4", clips, [across, inside], end_s=20.0)
+        add_video(writer, "alone.mp4", clips, [across], end_s=20.0)
+        writer.publish()
+    with SearchService(folder) as service:
+        chapters, alone = service.chapters("across.mp4").chapters, service.chapters("alone.mp4").chapters
+    assert [each.start_s for each in chapters] == [each.start_s for each in alone] == [0, 10]
+    assert chapters[1].sentence is not None and chapters[1].sentence.text == inside.text
+    assert alone[1].sentence is not None and alone[1].sentence.text == across.text  # no other is said in it
+
+
 def test_one_topic_has_no_chapters(folder: Path) -> None:
     with SearchService(folder) as service:
         found = service.chapters("one.mp4")
