@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
@@ -34,7 +34,7 @@ from vfindex.storage.modalities import ModalityName
 from vfindex.storage.next_index import LeftS
 from vfindex.storage.publication import Publisher
 from vfindex.storage.records import Setup, UnitResult
-from vfindex.storage.settings_backup import INODE, write_backup
+from vfindex.storage.settings_backup import INODE, read_backup, write_backup
 
 _FOLDERS = ("index", "query", "thumbs")
 
@@ -68,6 +68,7 @@ def writing(folder: Path, *, migrates: bool = True) -> Iterator[Writer]:
             raise
         discard_former(place)
         writer.scrub()
+        writer.complete_backup()
 
 
 def _refuse_older(library: Library) -> None:
@@ -168,6 +169,15 @@ class Writer:
         """Write the settings backup, library.json."""
         with self.catalog.transaction() as connection, on_disk("the copy of the settings"):
             write_backup(connection, self.folder)
+
+    def complete_backup(self) -> None:
+        """Write the settings backup if it is older than the generation, as after a killed publication."""
+        with on_disk("the copy of the settings"):
+            stored = read_backup(self.folder)
+        with self.catalog.transaction() as connection:
+            newest = connection.scalar(select(func.max(schema.generation.c.id))) or 0
+        if stored is not None and stored.generation < newest:
+            self.write_backup()
 
     def checkpoint(self) -> bool:
         """Move the write-ahead log into the database, so that one file holds all; return whether it does.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from library_maker import DIM, SETUP, add_video, all_clip_ids, axis, clip, install, place, video
 
+from vfindex.storage import publication
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.sources import known_files
@@ -29,6 +30,7 @@ from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import Document, Location, Segment, UnitPlan, UnitResult
+from vfindex.storage.settings_backup import read_backup
 from vfindex.storage.writer import writing
 
 
@@ -265,3 +267,21 @@ def test_a_library_that_never_got_its_models_leaves_nothing(tmp_path: Path) -> N
         install(writer)
         raise LibraryError("later")
     assert (tmp_path / "begun" / "library.db").is_file()
+
+
+def test_a_backup_that_a_killed_publication_left_to_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_: object, place: Path) -> None:
+        (place / "library.json.part").write_bytes(b"half of the sett")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), writing(folder) as writer:
+        patch.setattr(publication, "write_backup", killed)
+        add_video(writer, "d", [clip(visual=axis(1))])
+        writer.publish()
+    backup = read_backup(folder)
+    assert backup is not None and backup.generation == 1
+    with writing(folder):
+        pass
+    backup = read_backup(folder)
+    assert backup is not None and (backup.generation, backup.clips) == (2, 7)
+    assert not list(folder.rglob("*.part"))
