@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from vfindex.cli.extras import EXTRAS, require
 from vfindex.cli.output import say
@@ -41,15 +41,15 @@ class PlainCommand(TyperCommand):
     """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types.
 
     Words and files that are taken for options, as `-cars`, are told where they belong, and numbers their range. A
-    second library is refused where one is read; the parser would take the last.
+    second value is refused where one is read; the parser would take the last.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         dashed = [arg for arg in args if _DASHED.match(arg)]  # parsing empties the list
         try:
             _, _, given = self.make_parser(ctx).parse_args(list(args))
-            if sum(param.name == "library" and not param.multiple for param in given) > 1:
-                raise UsageError("give --library once; this command takes one library")
+            if not ctx.resilient_parsing:
+                _refuse_twice(given)
             return super().parse_args(ctx, args)
         except _WRONG_USAGE as exc:
             exc.message = _range_of(getattr(exc, "param", None)) or exc.message
@@ -82,6 +82,18 @@ def command_group(help_: str, example: str, *, bare: bool = False) -> typer.Type
         rich_markup_mode=None,
         context_settings=HELP_SETTINGS,
     )
+
+
+def _refuse_twice(given: Sequence[Any]) -> None:
+    """Raise UsageError for an option that has one value and was given more than once. A switch may be repeated."""
+    for param in given:
+        takes_one = isinstance(param, TyperOption) and not param.multiple and not param.count
+        if takes_one and given.count(param) > 1 and (param.secondary_opts or not param.is_flag):
+            name = max(param.opts, key=len)
+            if param.secondary_opts:
+                raise UsageError(f"give {name} or {max(param.secondary_opts, key=len)}, once")
+            what = "library" if param.name == "library" else "value"
+            raise UsageError(f"give {name} once; this command takes one {what}")
 
 
 def _range_of(param: Any) -> str | None:

@@ -74,7 +74,9 @@ def command(
         for file in storyboard or ():
             _write_storyboard(found, file)
         complete = True
-        if target is not None and found.moments:
+        if target is not None and not found.moments:
+            say(f"not written, as there are no excerpts: {output}")
+        elif target is not None:
             if target.format == CUT:
                 complete = target.write_files(service, service.selection(found))
             else:
@@ -114,6 +116,7 @@ def _write_storyboard(found: Digest, file: Path) -> None:
     from vfindex.cli.render.storyboard import as_html, as_png
 
     if not found.moments and not found.sentences:
+        say(f"not written, as nothing stands for the video: {file}")
         return
     data = as_png(found) if _kind(file) == PNG else as_html(found)
     write_out_file(file, "--storyboard", data)

@@ -57,6 +57,10 @@ def test_what_is_not_above_chance_is_said(run: Any, folder: Path) -> None:
     ran = run("digest", "one.mp4")
     assert (ran.code, ran.out) == (1, "") and "not better than chance here: the excerpts" in ran.err
     assert run("chapters", "one.mp4", "--json").code == 1
+    ran = run("digest", "one.mp4", "-o", folder / "r.edl", "--storyboard", folder / "r.html")
+    assert f"not written, as there are no excerpts: {folder / 'r.edl'}\n" in ran.err
+    assert f"not written, as nothing stands for the video: {folder / 'r.html'}\n" in ran.err
+    assert not list(folder.glob("r.*"))
 
 
 def test_a_digest_is_printed_and_written(run: Any, folder: Path) -> None:
