@@ -7,6 +7,7 @@ clip, and with the vectors that they were given by (`db/migrations.py`).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -19,10 +20,16 @@ from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryChanged
 from vfindex.storage.ids import listed
+from vfindex.storage.text.tokenizer import plain_words
 
 # Rows inserted by one statement.
 BATCH_ROWS = 10_000
 _AMONG = "IN (SELECT value FROM json_each(:among))"
+# The first of it is what the index of names finds.
+_NAMED = (
+    "name IN (SELECT json_extract(value, '$[1]') FROM json_each(:named)) AND (classes, name) IN"
+    " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:named))"
+)
 # A label of a clip that was deleted meanwhile is left out; so is one of a video.
 _INSERT = (
     "INSERT INTO label (video_id, clip_id, classes, name, probability)"
@@ -44,12 +51,16 @@ class StoredLabel:
 
 @dataclass(frozen=True, slots=True)
 class LabelCount:
-    """How many searchable videos and clips have a label, videos by their own label."""
+    """How many searchable videos and clips have a label, videos by their own label.
+
+    classes, name: its set and its class. label: as it is shown, and as the filter takes it (`label_names`).
+    """
 
     classes: str
     name: str
     videos: int
     clips: int
+    label: str
 
 
 def library_state(snapshot: Snapshot) -> tuple[int, int]:
@@ -88,42 +99,72 @@ def _delete(connection: Connection, classes: str) -> int:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def label_names(snapshot: Snapshot) -> list[str]:
-    """Return the names that labels have, in alphabetical order, cached until the next commit."""
-    query = text("SELECT DISTINCT name FROM label ORDER BY name")
-    return snapshot.remembered("label names", lambda: [row.name for row in snapshot.stream(query)])
+# A set of classes, and the name of one of them.
+Key = tuple[str, str]
 
 
-def videos_labelled(snapshot: Snapshot, names: Collection[str]) -> frozenset[int]:
+def label_names(snapshot: Snapshot) -> dict[Key, str]:
+    """Return the labels that there are -> as they are shown, in alphabetical order, cached until the next commit.
+
+    `cooking`, or `genres/cooking` where several sets have one of this name; case, accents and punctuation do not count.
+    """
+    return snapshot.remembered("label names", lambda: _label_names(snapshot))
+
+
+def _label_names(snapshot: Snapshot) -> dict[Key, str]:
+    sets = label_sets(snapshot)
+    if len(sets) == 1:
+        names = snapshot.stream(text("SELECT DISTINCT name FROM label ORDER BY name"))
+        return {(sets[0], row.name): row.name for row in names}
+    rows = snapshot.stream(text("SELECT DISTINCT name, classes FROM label NOT INDEXED"))
+    keys = [(classes, name) for name, classes in sorted((row.name, row.classes) for row in rows)]
+    words = Counter(tuple(plain_words(name)) for _, name in keys)
+    return {(of, name): f"{of}/{name}" if words[tuple(plain_words(name))] > 1 else name for of, name in keys}
+
+
+def label_sets(snapshot: Snapshot) -> list[str]:
+    """Return the sets of classes that labels are of, in alphabetical order, cached until the next commit.
+
+    Of a million labels it takes 0.07 s, and their names with their sets 0.3 s.
+    """
+    query = text("SELECT DISTINCT classes FROM label NOT INDEXED")
+    return snapshot.remembered("label sets", lambda: sorted(row.classes for row in snapshot.stream(query)))
+
+
+def _shown(snapshot: Snapshot, classes: str, name: str) -> str:
+    return name if len(label_sets(snapshot)) == 1 else label_names(snapshot)[classes, name]
+
+
+def videos_labelled(snapshot: Snapshot, names: Collection[Key]) -> frozenset[int]:
     """Return the videos with one of these labels, their own or that of a clip."""
-    query = text(f"SELECT group_concat(DISTINCT video_id) AS ids FROM label WHERE name {_AMONG}")
-    [row] = snapshot.stream(query.bindparams(among=json.dumps(list(names))))
+    query = text(f"SELECT group_concat(DISTINCT video_id) AS ids FROM label WHERE {_NAMED}")
+    [row] = snapshot.stream(query.bindparams(named=json.dumps(list(names))))
     return frozenset(map(int, row.ids.split(","))) if row.ids else frozenset()
 
 
-def clips_labelled(snapshot: Snapshot, names: Collection[str]) -> NDArray[np.int64]:
+def clips_labelled(snapshot: Snapshot, names: Collection[Key]) -> NDArray[np.int64]:
     """Return the clips with one of these labels, increasing."""
-    query = text(f"SELECT group_concat(clip_id, ' ') AS ids FROM label WHERE name {_AMONG}")
-    [row] = snapshot.stream(query.bindparams(among=json.dumps(list(names))))
+    query = text(f"SELECT group_concat(clip_id, ' ') AS ids FROM label WHERE {_NAMED}")
+    [row] = snapshot.stream(query.bindparams(named=json.dumps(list(names))))
     return np.unique(listed(row.ids))
 
 
 def labels_of(snapshot: Snapshot, clip_ids: Collection[int]) -> dict[int, dict[str, float]]:
-    """Return clip id -> name -> probability, the most probable first, of the clips that have labels."""
-    query = text(f"SELECT clip_id, name, probability FROM label WHERE clip_id {_AMONG} ORDER BY probability DESC, name")
-    found: dict[int, dict[str, float]] = {}
-    for row in snapshot.stream(query.bindparams(among=json.dumps(list(clip_ids)))):
-        found.setdefault(row.clip_id, {}).setdefault(row.name, row.probability)
-    return found
+    """Return clip id -> label as shown -> probability, the most probable first, of the clips that have labels."""
+    return _labels(snapshot, "clip_id", f"clip_id {_AMONG}", clip_ids)
 
 
 def labels_of_videos(snapshot: Snapshot, video_ids: Collection[int]) -> dict[int, dict[str, float]]:
-    """Return video id -> name -> probability of its own labels, the most probable first."""
-    chosen = f"clip_id IS NULL AND video_id {_AMONG}"
-    query = text(f"SELECT video_id, name, probability FROM label WHERE {chosen} ORDER BY probability DESC, name")
+    """Return video id -> label as shown -> probability of its own labels, the most probable first."""
+    return _labels(snapshot, "video_id", f"clip_id IS NULL AND video_id {_AMONG}", video_ids)
+
+
+def _labels(snapshot: Snapshot, id_: str, where: str, among: Collection[int]) -> dict[int, dict[str, float]]:
+    columns = f"{id_} AS id, classes, name, probability"
+    query = text(f"SELECT {columns} FROM label WHERE {where} ORDER BY probability DESC, name, classes")
     found: dict[int, dict[str, float]] = {}
-    for row in snapshot.stream(query.bindparams(among=json.dumps(list(video_ids)))):
-        found.setdefault(row.video_id, {}).setdefault(row.name, row.probability)
+    for row in list(snapshot.stream(query.bindparams(among=json.dumps(list(among))))):
+        found.setdefault(row.id, {})[_shown(snapshot, row.classes, row.name)] = row.probability
     return found
 
 
@@ -136,7 +177,10 @@ def label_counts(snapshot: Snapshot, videos: Collection[int] | None = None) -> l
         " GROUP BY l.classes, l.name ORDER BY videos DESC, clips DESC, l.classes, l.name"
     )
     bound = query if videos is None else query.bindparams(among=json.dumps(list(videos)))
-    return [LabelCount(row.classes, row.name, row.videos, row.clips) for row in snapshot.stream(bound)]
+    return [
+        LabelCount(row.classes, row.name, row.videos, row.clips, _shown(snapshot, row.classes, row.name))
+        for row in list(snapshot.stream(bound))
+    ]
 
 
 def clips_by_video(snapshot: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

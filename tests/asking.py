@@ -40,15 +40,15 @@ def calibrated_speech(folder: Path) -> None:
         writer.catalog.put(META_KEY, Calibration(4, {"speech": measured}).to_json())
 
 
-def labelled(folder: Path) -> None:
-    """Label the first two videos `at sea`, and one clip of each."""
+def labelled(folder: Path, classes: str = "kinds", videos: int = 2) -> None:
+    """Label the first videos `at sea`, and one clip of each."""
     with writing(folder) as writer:
         with SearchEngine(folder).library().snapshot() as snapshot:
-            state, ids = library_state(snapshot), sorted(snapshot.video_ids())[:2]
+            state, ids = library_state(snapshot), sorted(snapshot.video_ids())[:videos]
             clips = [snapshot.clips_of(id_)[0].id for id_ in ids]
         labels = [StoredLabel(id_, None, "at sea", 0.9) for id_ in ids]
         labels += [StoredLabel(id_, clip_id, "at sea", 0.8) for id_, clip_id in zip(ids, clips, strict=True)]
-        put_labels(writer.catalog, "kinds", labels, state)
+        put_labels(writer.catalog, classes, labels, state)
 
 
 def axis_of_digit(text: str) -> FloatArray:

@@ -35,7 +35,9 @@ def command(
         bool, typer.Option("--zero-shot", help="Compare texts, though classes have examples.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete the stored labels of these classes.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete the labels of this set, by its file or name.")
+    ] = False,
     force: ForceOption = False,
     library: LibraryOption = None,
     json: JsonOption = False,
@@ -46,19 +48,17 @@ def command(
     these. Labels are filters: label:cooking. Exits with 1 if the classes say no more than chance does.
     """
     from vfindex.search.understanding.labelling.classes import read_classes
-    from vfindex.search.understanding.labelling.label import NOT_BETTER, label_library, unlabel_library
+    from vfindex.search.understanding.labelling.label import NOT_BETTER, label_library
 
-    chosen, folder = read_classes(classes), library_folder(library)
     if remove:
         if table is not None or dry_run:
             raise UsageError("--remove deletes labels and makes none; leave out --csv and --dry-run")
-        removed = unlabel_library(folder, chosen.name)
-        if json:
-            print_json({"classes": chosen.name, "removed": removed})
-        else:
-            print(plain(f"{chosen.name}: {counted(removed, 'label')} deleted"))
-        raise typer.Exit(0 if removed else 1)
+        _remove(classes, library_folder(library), json=json)
+        return
+    chosen, folder = read_classes(classes), library_folder(library)
     if table is not None:
+        if table.suffix.lower() != ".csv":
+            raise UsageError(f"the table is a .csv; name such a file for --csv, not {table}")
         check_new_file(table, "--csv", force=force)
     rows = None if table is None else partial(_write, table)
     with progress_bar("labelling") as progress:
@@ -72,13 +72,34 @@ def command(
         raise typer.Exit(1)
 
 
+def _remove(classes: Path, folder: Path, *, json: bool) -> None:
+    """Delete the labels of the set that a file, or a name, stands for. Raises Exit where there are none."""
+    from vfindex.search.understanding.labelling.classes import set_name
+    from vfindex.search.understanding.labelling.label import stored_sets, unlabel_library
+
+    name = set_name(classes)
+    removed = unlabel_library(folder, name)
+    if json:
+        print_json({"classes": name, "removed": removed})
+    else:
+        print(plain(f"{name}: {counted(removed, 'label')} deleted"))
+    if not removed:
+        known = ", ".join(map(plain, stored_sets(folder)))
+        there = f"there are those of: {known}" if known else "there are none at all"
+        say(f"no labels of a set {plain(name)} are stored; {there}")
+        raise typer.Exit(1)
+
+
 def _print(done: Labelling, *, dry_run: bool) -> None:
     for each in (*done.counts, done.none):
         if each is not None and (each.videos or each.clips):
             name = "none of these" if each is done.none else each.name
             print(plain(f"{counted(each.videos, 'video'):>11}  {counted(each.clips, 'clip'):>11}  {name}"))
     empty = f"; {counted(done.empty, 'clip')} with nothing to compare" if done.empty else ""
-    stored = "nothing stored" if dry_run else f"{counted(done.stored, 'label')} stored"
+    videos, clips = (sum(getattr(each, of) for each in done.counts) for of in ("videos", "clips"))
+    stored = (
+        "nothing stored" if dry_run else f"labels of {counted(videos, 'video')} and {counted(clips, 'clip')} stored"
+    )
     say(f"{done.classes}, {done.method}: {stored}{empty}; P(chance) {done.chance:.3f}")
 
 

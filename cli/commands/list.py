@@ -49,7 +49,7 @@ def command(
             print(plain(_line(row)))
         say(counted(first.total, "video"))
         for each in first.labels:
-            say(f"  label {each.name}: {counted(each.videos, 'video')}, {counted(each.clips, 'clip')}")
+            say(f"  label {plain(each.label)}: {counted(each.videos, 'whole video')}, {counted(each.clips, 'clip')}")
     if not first.total:
         raise typer.Exit(1)
 

@@ -350,7 +350,7 @@ class Pages:
             runs=runs[::-1][:20],
             videos=videos,
             folders=sorted(folders.items()),
-            labels=views.label_chips(filters, ((each.name, each.videos or each.clips) for each in videos.labels)),
+            labels=views.label_chips(filters, ((each.label, each.videos or each.clips) for each in videos.labels)),
             filters=filters,
             problem=problem,
             may_start=self._api.may_start and not number,

@@ -157,7 +157,7 @@ class _Calls:
     def list_labels(self, values: Mapping[str, Any], call: Call) -> Answer:
         found = self._service.alone(values["library"]).labels(values["filters"]).labels
         shown = [
-            {"untrusted_name": untrusted(each.name, MAX_NAME), "videos": each.videos, "clips": each.clips}
+            {"untrusted_name": untrusted(each.label, MAX_NAME), "videos": each.videos, "clips": each.clips}
             for each in found[:MAX_LABELS]
         ]
         return Answer({"notice": NOTICE, "labels": shown, "left_out": len(found) - len(shown)})

@@ -129,7 +129,7 @@ def unmatched(snapshot: Snapshot, filters: Filters) -> list[Unmatched]:
             found.append(Unmatched("speaker", name, _alike(name, _speakers(snapshot))))
     for name in filters.labels:
         if not _labels(snapshot, [name]):
-            found.append(Unmatched("label", name, _near(name, label_names(snapshot))))
+            found.append(Unmatched("label", name, _near(name, list(label_names(snapshot).values()))))
     return found
 
 
@@ -208,10 +208,18 @@ def clips_passing(snapshot: Snapshot, filters: Filters) -> NDArray[np.int64] | N
     return labelled if spoken is None else np.intersect1d(labelled, spoken, assume_unique=True)
 
 
-def _labels(snapshot: Snapshot, names: Sequence[str]) -> list[str]:
-    """Return the labels of the library with one of the names; case, accents and punctuation do not count."""
+def _labels(snapshot: Snapshot, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the labels (set, name) of the library with one of the names; case, accents and punctuation do not count.
+
+    `genres/cooking` is `cooking` of the set `genres` alone.
+    """
     wanted = {tuple(plain_words(name)) for name in names}
-    return [label for label in label_names(snapshot) if tuple(plain_words(label)) in wanted]
+    of_sets = {tuple(plain_words(name)) for name in names if "/" in name}
+    return [
+        (classes, name)
+        for classes, name in label_names(snapshot)
+        if tuple(plain_words(name)) in wanted or tuple(plain_words(f"{classes}/{name}")) in of_sets
+    ]
 
 
 def _clips_of_speakers(snapshot: Snapshot, filters: Filters) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from vfindex.storage.maintenance.salvage import salvage
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.writer import writing
 
-ALL = [LabelCount("kinds", "cooking", 1, 1), LabelCount("kinds", "sport", 0, 2)]
+ALL = [LabelCount("kinds", "cooking", 1, 1, "cooking"), LabelCount("kinds", "sport", 0, 2, "sport")]
 
 
 @pytest.fixture
@@ -60,29 +60,40 @@ def harm(folder: Path, statement: str) -> None:
 def test_a_set_is_replaced_and_others_stay(library: Path) -> None:
     put(library, [StoredLabel(2, 3, "calm", 0.7)], "tone")
     put(library, [StoredLabel(2, None, "sport", 0.8)])
-    assert counts(library) == [LabelCount("kinds", "sport", 1, 0), LabelCount("tone", "calm", 0, 1)]
+    assert counts(library) == [LabelCount("kinds", "sport", 1, 0, "sport"), LabelCount("tone", "calm", 0, 1, "calm")]
     with writing(library) as writer:
         assert labels.remove_labels(writer.catalog, "kinds") == 1
-    assert counts(library) == [LabelCount("tone", "calm", 0, 1)]
+    assert counts(library) == [LabelCount("tone", "calm", 0, 1, "calm")]
 
 
 def test_labels_are_read_by_name_clip_and_video(library: Path) -> None:
     with Library.open(library).snapshot() as snapshot:
-        assert labels.label_names(snapshot) == ["cooking", "sport"]
-        assert labels.videos_labelled(snapshot, ["cooking", "sport"]) == {1, 2}
-        assert labels.clips_labelled(snapshot, ["sport"]).tolist() == [3, 4]
+        assert labels.label_names(snapshot) == {("kinds", "cooking"): "cooking", ("kinds", "sport"): "sport"}
+        assert labels.videos_labelled(snapshot, [("kinds", "cooking"), ("kinds", "sport")]) == {1, 2}
+        assert labels.videos_labelled(snapshot, [("tone", "cooking")]) == frozenset()
+        assert labels.clips_labelled(snapshot, [("kinds", "sport")]).tolist() == [3, 4]
         assert labels.labels_of(snapshot, [1, 2, 4]) == {1: {"cooking": 0.9}, 4: {"sport": 0.5}}
         assert labels.labels_of_videos(snapshot, [1, 2]) == {1: {"cooking": 0.75}}
         assert labels.label_counts(snapshot, [1]) == [ALL[0]]
 
 
+def test_a_label_of_several_sets_is_named_with_its_set(library: Path) -> None:
+    put(library, [StoredLabel(1, None, "Sport", 0.6), StoredLabel(2, 3, "calm", 0.7)], "my/tone")
+    with Library.open(library).snapshot() as snapshot:
+        shown = {each.label: (each.videos, each.clips) for each in labels.label_counts(snapshot)}
+        assert shown == {"cooking": (1, 1), "my/tone/Sport": (1, 0), "kinds/sport": (0, 2), "calm": (0, 1)}
+        assert labels.labels_of_videos(snapshot, [1]) == {1: {"cooking": 0.75, "my/tone/Sport": 0.6}}
+        assert labels.labels_of(snapshot, [3]) == {3: {"calm": 0.7, "kinds/sport": 0.6}}
+        assert labels.clips_labelled(snapshot, [("my/tone", "Sport")]).tolist() == []
+
+
 def test_labels_go_with_their_clip_and_their_vectors(library: Path) -> None:
     with writing(library) as writer, writer.catalog.transaction() as connection:
         connection.exec_driver_sql("UPDATE embedding SET vector = vector WHERE clip_id = 1")
-    assert counts(library) == [LabelCount("kinds", "sport", 0, 2)]  # of clip 1, and of its video
+    assert counts(library) == [LabelCount("kinds", "sport", 0, 2, "sport")]  # of clip 1, and of its video
     with writing(library) as writer, writer.catalog.transaction() as connection:
         connection.exec_driver_sql("DELETE FROM clip WHERE id = 3")
-    assert counts(library) == [LabelCount("kinds", "sport", 0, 1)]
+    assert counts(library) == [LabelCount("kinds", "sport", 0, 1, "sport")]
     with writing(library) as writer:
         writer.catalog.remove(b"/videos/b")
     assert counts(library) == []
@@ -128,8 +139,8 @@ def test_verify_knows_labels_and_repair_drops_damaged_ones(library: Path, statem
 def test_a_library_of_before_takes_labels(tmp_path: Path) -> None:
     old = stored(BEFORE_FRAMES, tmp_path)
     with Library.open(old).snapshot() as snapshot:
-        assert labels.label_counts(snapshot) == [] and labels.label_names(snapshot) == []
+        assert labels.label_counts(snapshot) == [] and labels.label_names(snapshot) == {}
     with writing(old) as writer, writer.library.snapshot() as snapshot:
         clip_id = snapshot.clip_ids()[0]
     put(old, [StoredLabel(1, clip_id, "forest", 0.9)])
-    assert counts(old) == [LabelCount("kinds", "forest", 0, 1)]
+    assert counts(old) == [LabelCount("kinds", "forest", 0, 1, "forest")]

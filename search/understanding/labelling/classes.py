@@ -8,6 +8,7 @@ a class may be its name alone, and the file a list of classes. Text: a name a li
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -72,6 +73,11 @@ def read_classes(path: Path) -> ClassSet:
         return _checked(_parsed(data.decode("utf-8-sig"), path.stem))
     except (ValueError, TypeError, RecursionError) as exc:
         raise UsageError(f"{path} is no file of classes: {exc}; docs/label.md shows one") from exc
+
+
+def set_name(path: Path) -> str:
+    """Return the name of the set in a file; without such a file, the path is the name. Raises UsageError."""
+    return read_classes(path).name if str(path) in _BUILT_IN or os.path.lexists(path) else str(path)
 
 
 def _parsed(text: str, stem: str) -> ClassSet:

@@ -34,7 +34,7 @@ from vfindex.search.understanding.labelling.zero_shot import restricted, zero_sh
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
 from vfindex.storage.errors import LibraryChanged, QueryError, UsageError
 from vfindex.storage.heads import TemporalHead, stored_head
-from vfindex.storage.labels import StoredLabel, clips_by_video, library_state, put_labels, remove_labels
+from vfindex.storage.labels import StoredLabel, clips_by_video, label_sets, library_state, put_labels, remove_labels
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality
@@ -213,6 +213,12 @@ def unlabel_library(folder: Path, classes: str) -> int:
     Library.open(folder).close()
     with writing(folder) as writer:
         return remove_labels(writer.catalog, classes)
+
+
+def stored_sets(folder: Path) -> list[str]:
+    """Return the sets of classes of which a library has labels. Raises LibraryError."""
+    with Library.open(folder).snapshot() as snapshot:
+        return label_sets(snapshot)
 
 
 def video_shares(

@@ -13,6 +13,7 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.cli.commands import list as listing
 from vfindex.search import service as service_module
+from vfindex.storage.labels import StoredLabel, library_state, put_labels
 from vfindex.storage.records import Segment
 from vfindex.storage.writer import writing
 
@@ -91,3 +92,27 @@ def test_damage_on_the_way_is_one_document(run: Any, films: Path, monkeypatch: p
 def test_a_long_document_is_whole(run: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "_SPOOLED_BYTES", 1)
     assert len(json.loads(run("list", "--library", films, "--json").out)["videos"]) == 2
+
+
+def test_labels_of_two_sets_are_counted_and_chosen_apart(run: Any, films: Path) -> None:
+    with writing(films) as writer, writer.library.snapshot() as snapshot:
+        state, (a, b) = library_state(snapshot), snapshot.video_ids()
+        last = snapshot.clips_of(b)[-1].id
+        put_labels(
+            writer.catalog, "genres", [StoredLabel(a, None, "Talk", 0.9), StoredLabel(b, last, "Talk", 0.7)], state
+        )
+        put_labels(writer.catalog, "my tone", [StoredLabel(b, None, "talk", 0.6)], state)
+
+    def listed(*filters: str) -> list[str]:
+        return [line.split()[-1] for line in run("list", *filters, "--library", films).out.splitlines()]
+
+    assert run("list", "--library", films).err == (
+        "2 videos\n  label genres/Talk: 1 whole video, 1 clip\n  label my tone/talk: 1 whole video, 0 clips\n"
+    )
+    assert listed("label:talk") == listed("label:genres/talk") == ["/videos/a.mp4", "/videos/b.mp4"]
+    assert listed("label:my tone/talk") == ["/videos/b.mp4"]
+    assert listed("label:none/talk") == []
+    ran = run("list", "label:genres/tale", "--library", films)
+    assert "label:genres/tale matches no label of this library; labels like it: genres/Talk" in ran.err
+    shown = json.loads(run("show", "a.mp4", "--library", films, "--json").out)
+    assert shown["labels"] == {"genres/Talk": 0.9}

@@ -48,6 +48,17 @@ def test_labels_narrow_a_question_and_are_hidden_without_any(site: Site, folder:
     assert "at sea (2)" in shown(page_of(site, "/library"))
 
 
+def test_labels_of_two_sets_are_named_with_their_set(site: Site, folder: Path) -> None:
+    labelled(folder)
+    labelled(folder, "more", 1)
+    page = page_of(site, "/library")
+    chips = re.findall(r'aria-label="Labels of these videos">(.*?)</ul>', page, re.DOTALL)[0]
+    assert re.findall(r'filters=([^"]*)">([^<]*)<', chips) == [
+        ("label%3A%22kinds/at%20sea%22", "kinds/at sea (2)"),
+        ("label%3A%22more/at%20sea%22", "more/at sea (1)"),
+    ]
+
+
 def test_judgements_rank_anew_say_what_moved_and_can_be_left_out(site: Site) -> None:
     plain = page_of(site, "/?q=1&all=1")
     assert "/?q=1&all=1&feedback=1" in links(plain)

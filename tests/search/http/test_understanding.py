@@ -42,7 +42,7 @@ def test_labels_are_counted_and_filter_a_search(site: Site, folder: Path) -> Non
     assert site.get("/labels").document == {"labels": []}
     labelled(folder)
     [found] = site.get("/labels").document["labels"]
-    assert found == {"classes": "kinds", "name": "at sea", "videos": 2, "clips": 2}
+    assert found == {"classes": "kinds", "name": "at sea", "videos": 2, "clips": 2, "label": "at sea"}
     assert site.get("/labels?filters=in:nowhere").document == {"labels": []}
     hits = site.get("/search?q=number+label:%22at+sea%22&k=9&per_video=9").document
     assert {tuple(hit["key"]) for hit in hits["hits"]} == {("v0", 0), ("v1", 0)} and hits["labels"] == {"at sea": 2}

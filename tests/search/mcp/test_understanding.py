@@ -64,6 +64,9 @@ def test_labels_are_listed_and_filter(agent: Agent, folder: Path) -> None:
     labelled(folder)
     assert agent.call("list_labels")["labels"] == [{"untrusted_name": "at sea", "videos": 2, "clips": 2}]
     hits = agent.call("search_moments", query='line label:"at sea"', include_unlikely=True)["hits"]
+    labelled(folder, "more", 1)
+    names = {each["untrusted_name"]: each["videos"] for each in agent.call("list_labels")["labels"]}
+    assert names == {"kinds/at sea": 2, "more/at sea": 1}
     assert {hit["video"] for hit in hits} == {"v0", "v1"}
 
 

@@ -133,6 +133,9 @@ def test_the_command_stores_prints_and_deletes(
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 48 and {row["label"] for row in rows} == {"cooking", "sport", "none"}
+    assert command(monkeypatch, "label", classes, "--library", own) == 0
+    videos, clips = (sum(each[of] for each in document["counts"]) for of in ("videos", "clips"))
+    assert f"labels of {videos} videos and {clips} clips stored" in capsys.readouterr().err
     assert command(monkeypatch, "label", classes, "--library", own, "--remove") == 0
     assert f"{document['stored']} labels deleted" in capsys.readouterr().out
     assert command(monkeypatch, "label", classes, "--library", own, "--remove") == 1
