@@ -23,6 +23,7 @@ from pathlib import Path
 # Modules that commands import lazily.
 PRELOADED = (
     *("vfindex.cli.app", "vfindex.indexer.runs.ingest", "vfindex.indexer.runs.scheduler"),
+    *("vfindex.indexer.runners.local", "vfindex.indexer.speech.backends"),
     *("vfindex.indexer.runs.repair", "vfindex.storage.maintenance.verify", "vfindex.search.engine"),
     *("vfindex.search.service", "vfindex.search.calibration.fit", "vfindex.search.contents", "vfindex.search.status"),
     *(
@@ -32,6 +33,10 @@ PRELOADED = (
         "PIL.WebPImagePlugin",
         "platformdirs",
         "pydantic.main",
+        "pydantic.type_adapter",
+        "rapidocr.ch_ppocr_det",
+        "rapidocr.ch_ppocr_rec",
+        "rapidocr.inference_engine.onnxruntime.main",
         "tokenizers",
         "typer.main",
     ),
