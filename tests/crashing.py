@@ -242,7 +242,7 @@ def make_scenarios(base: Path, machine: Machine, names: Collection[str]) -> list
     videos = base / "videos"
     first, again = base / "first", base / "again"
     _make_videos(videos)
-    _do(machine, "ingest", videos, "--no-asr", library=first)
+    _do(machine, "ingest", videos, "--no-asr", "--no-ocr", library=first)
     _change_videos(videos)
     reindex = ("reindex", "--allow-missing", "--workers", "2")
     _do(machine, *reindex, library=copy_library(first, again))
@@ -251,7 +251,7 @@ def make_scenarios(base: Path, machine: Machine, names: Collection[str]) -> list
         connection.execute("INSERT INTO meta (key, value) VALUES ('changed', 'stale')")
     torn = copy_library(again, base / "torn")
     _tear(torn / "library.db", "embedding")
-    ingest = ("ingest", os.fspath(videos), "--no-asr", "--workers", "2")
+    ingest = ("ingest", os.fspath(videos), "--no-asr", "--no-ocr", "--workers", "2")
     begun = [
         ("ingest", ingest, None),
         ("reindex", reindex, first),

@@ -72,7 +72,7 @@ def assert_nothing_is_lost(ran: Ran, library: Path, videos: Path, cache: Path) -
 
 def test_a_full_disk_while_units_are_committed(tmp_path: Path, videos: Path, models_cache: Path) -> None:
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
+    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False, ocr=False))
     add_videos(videos, count=2)
     ran = limited(1 << 12, models_cache, "ingest", videos, "--library", library)
     assert_nothing_is_lost(ran, library, videos, models_cache)
@@ -81,10 +81,10 @@ def test_a_full_disk_while_units_are_committed(tmp_path: Path, videos: Path, mod
 def test_a_full_disk_for_the_joint_index(tmp_path: Path, videos: Path, models_cache: Path) -> None:
     """All units are committed, each within the log's old length; only the new index exceeds the limit."""
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
+    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False, ocr=False))
     [index] = (library / "index").iterdir()
     add_videos(videos, count=1, length_s=LONGER_S)
-    ingest_all = ("ingest", videos, "--library", library, "--no-asr")
+    ingest_all = ("ingest", videos, "--library", library, "--no-asr", "--no-ocr")
     with Library.open(library).snapshot() as snapshot:
         before = snapshot.generation()
     ran = limited(index.stat().st_size, models_cache, *ingest_all, when="publish")
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_at_a_commit_is_named(small_disk: Path) -> None:
 def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, videos: Path, models_cache: Path) -> None:
     """The query encoders are elsewhere, to keep the disk small; with more room the same command completes."""
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False))
+    ingest(library, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1, asr=False, ocr=False))
     query = (library / "query").rename(tmp_path / "query")
     moved = small_disk / "library"
     subprocess.run(["cp", "-a", os.fspath(library), os.fspath(moved)], check=True)
@@ -138,6 +138,6 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, videos: Path, mo
         while True:
             file.write(bytes(1 << 12))
     os.truncate(filler, max(0, filler.stat().st_size - (FREE_KB << 10)))
-    ran = vfindex(models_cache, "ingest", videos, "--library", moved, "--no-asr")
+    ran = vfindex(models_cache, "ingest", videos, "--library", moved, "--no-asr", "--no-ocr")
     filler.unlink()
     assert_nothing_is_lost(ran, moved, videos, models_cache)

@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Path:
         path = make_video(base / "videos" / f"{name}.mp4", shots=[Shot(colour, 2), Shot("white", 2)], fps=10)
         text = f"1\n00:00:00,500 --> 00:00:02,500\nThis is the {name} of our xylophone museum.\n"
         path.with_suffix(".srt").write_text(text)
-    settings = RunSettings(cache=models_cache, workers=2, asr=False)
+    settings = RunSettings(cache=models_cache, workers=2, asr=False, ocr=False)
     ingest(base / "library", [os.fsencode(base / "videos")], settings)
     return base
 
@@ -114,7 +114,7 @@ def test_torn_files_are_found_and_restored(library: Path, made: Path, models_cac
 def test_a_truncated_log_costs_at_most_the_last_unit(made: Path, models_cache: Path, tmp_path: Path) -> None:
     """As after a kill: the files are copied while the writer has them open, then the log is truncated."""
     live, copies = tmp_path / "live", []
-    settings = RunSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False)
 
     def copy_it(_: object) -> None:
         copies.append(copy_library(live, tmp_path / f"copy {len(copies)}"))
@@ -235,7 +235,9 @@ def test_an_unreadable_database_is_a_sentence(library: Path, models_cache: Path)
 def test_a_missing_video_waits_for_the_next_repair(made: Path, models_cache: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "videos", tmp_path / "videos")
     library = tmp_path / "library"
-    ingest(library, [os.fsencode(tmp_path / "videos")], RunSettings(cache=models_cache, workers=2, asr=False))
+    ingest(
+        library, [os.fsencode(tmp_path / "videos")], RunSettings(cache=models_cache, workers=2, asr=False, ocr=False)
+    )
     change(library, "UPDATE clip SET end_s = end_s + 1 WHERE video_id = 1")
     [path] = verify(Library.open(library)).redo
     away = Path(os.fsdecode(path)).rename(tmp_path / "away.mp4")

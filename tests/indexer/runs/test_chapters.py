@@ -45,7 +45,7 @@ def videos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(models_cache: Path) -> RunSettings:
-    return RunSettings(cache=models_cache, choice=Choice("lite"), workers=1, asr=False)
+    return RunSettings(cache=models_cache, choice=Choice("lite"), workers=1, asr=False, ocr=False)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def count_opens(tmp_path: Path, models_cache: Path) -> Callable[[Path], int]:
         handle = libc.inotify_init1(os.O_NONBLOCK)
         # The kernel merges equal events in a row; each reader reads between two opens, which sets these apart.
         assert libc.inotify_add_watch(handle, os.fsencode(video), IN_OPEN | IN_ACCESS) >= 0
-        settings = RunSettings(cache=models_cache, choice=Choice("lite"), workers=1, asr=False)
+        settings = RunSettings(cache=models_cache, choice=Choice("lite"), workers=1, asr=False, ocr=False)
         report = ingest(tmp_path / "lib", [os.fsencode(video)], settings)
         assert not report.failed and not report.partial
         try:

@@ -50,7 +50,7 @@ def run(tmp_path: Path, videos: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests the folder progressively into `lib`."""
 
     def again(name: str = "lib", callbacks: Callbacks | None = None, progressive: bool = True) -> Report:
-        settings = RunSettings(cache=models_cache, workers=1, asr=False, progressive=progressive)
+        settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False, progressive=progressive)
         report = ingest(tmp_path / name, [os.fsencode(videos)], settings, callbacks)
         assert report.adds_up()
         return report

@@ -62,7 +62,7 @@ def run(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     make_video(tmp_path / "long.mp4", shots=[Shot("red", 5), Shot("blue", 4), Shot("green", 3)])
 
     def again() -> Report:
-        settings = RunSettings(cache=models_cache, workers=1, asr=False)
+        settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False)
         return ingest(tmp_path / "lib", [os.fsencode(tmp_path / "long.mp4")], settings)
 
     return again

@@ -26,7 +26,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Pat
     (base / "videos").mkdir()
     make_video(base / "videos" / "one.mp4", shots=[Shot("red", 2), Shot("blue", 3, to="white")], fps=10)
     make_video(base / "videos" / "two.mp4", shots=[Shot("green", 3, to="black"), Shot("grey", 2)], fps=10)
-    settings = RunSettings(cache=models_cache, workers=2, asr=False)
+    settings = RunSettings(cache=models_cache, workers=2, asr=False, ocr=False)
     ingest(base / "library", [os.fsencode(base / "videos")], settings)
     return base / "library"
 

@@ -72,7 +72,7 @@ def test_a_walk_of_unchanged_files_can_be_stopped(tree: Path) -> None:
 def test_a_run_that_is_stopped_in_an_unchanged_tree_is_interrupted(
     tmp_path: Path, tree: Path, models_cache: Path
 ) -> None:
-    settings = RunSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False)
     report = ingest(tmp_path / "lib", [os.fsencode(tree)], settings, Callbacks(stop=lambda: True))
     assert (report.interrupted, report.found) == (True, 0)
     report = ingest(tmp_path / "lib", [os.fsencode(tree / "0001.mp4")], settings, Callbacks(stop=lambda: True))
@@ -108,7 +108,7 @@ def test_no_unit_begins_after_a_stop(tmp_path: Path, models_cache: Path, monkeyp
         return real(prepared, plan, *rest)
 
     monkeypatch.setattr(local, "index_unit", index_unit)
-    settings = RunSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False)
     report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "a.mp4")], settings, Callbacks(stop=stopped.is_set))
     assert (report.interrupted, begun) == (True, [0, 1])
     with writing(tmp_path / "lib") as writer:
@@ -120,7 +120,7 @@ def test_no_unit_begins_after_a_stop(tmp_path: Path, models_cache: Path, monkeyp
 def test_a_stop_is_seen_between_copies(tmp_path: Path, models_cache: Path) -> None:
     (tmp_path / "videos").mkdir()
     first = make_video(tmp_path / "videos" / "a.mp4", shots=[Shot("red", 1)])
-    settings = RunSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False)
     assert ingest(tmp_path / "lib", [os.fsencode(tmp_path / "videos")], settings).indexed == 1
     for number in range(9):
         (tmp_path / "videos" / f"b{number}.mp4").write_bytes(first.read_bytes())
@@ -132,7 +132,7 @@ def test_a_stop_is_seen_between_copies(tmp_path: Path, models_cache: Path) -> No
 
 def test_ctrl_c_abandons_a_publication(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(tmp_path / "a.mp4", shots=[Shot("red", 1)])
-    settings = RunSettings(cache=models_cache, workers=1, asr=False)
+    settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False)
     entered: list[int] = []
 
     @contextmanager
@@ -177,7 +177,7 @@ def test_ctrl_c_during_the_first_export(tmp_path: Path, models_cache: Path, comm
     library = tmp_path / "lib"
     arguments: tuple[object, ...] = ("ingest", tmp_path / "a.mp4")
     if command == "upgrade":
-        settings = RunSettings(cache=models_cache, workers=1, asr=False)
+        settings = RunSettings(cache=models_cache, workers=1, asr=False, ocr=False)
         ingest(library, [os.fsencode(tmp_path / "a.mp4")], settings)
         arguments = ("upgrade", "--sampling", "1")
     cache = tmp_path / "cache"

@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Made:
     (videos / "broken.mp4").write_text("no video")
     for name, sampling in (("lib", None), ("finer", FINER)):
         choice = Choice(preset="lite")
-        settings = RunSettings(cache=models_cache, choice=choice, workers=2, sampling=sampling, asr=False)
+        settings = RunSettings(cache=models_cache, choice=choice, workers=2, sampling=sampling, asr=False, ocr=False)
         report = ingest(base / name, [os.fsencode(videos)], settings)
         assert (report.indexed, len(report.failed)) == (3, 1)
     return Made(base, START_S + report.wall_s)
