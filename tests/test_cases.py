@@ -18,6 +18,8 @@ from media import Shot, media_folder, shot_frames
 
 __all__ = ["case"]
 
+FRAMES_ONLY = ("--no-asr", "--no-ocr")
+
 
 def is_whole(found: Case) -> bool:
     return (found.shown["state"], found.shown["problem"]) == ("indexed", None)
@@ -52,7 +54,7 @@ def test_stereo_with_an_inverted_side_is_recognised(case: Ingest) -> None:
 
 
 def test_reordered_frames_in_avi_come_in_order(case: Ingest) -> None:
-    found = case("c08d_h264_bframes_1fps.avi")
+    found = case("c08d_h264_bframes_1fps.avi", *FRAMES_ONLY)
     assert is_whole(found)
     assert (found.shown["frames"], found.shown["duration_s"]) == (60, 60.0)
 
@@ -138,7 +140,7 @@ def test_a_sidecar_belongs_to_a_container_that_starts_late(case: Ingest) -> None
 
 
 def test_camera_flashes_are_not_cuts(case: Ingest) -> None:
-    assert len(case("c19a_flashes.mp4").shown["clips"]) == 1
+    assert len(case("c19a_flashes.mp4", *FRAMES_ONLY).shown["clips"]) == 1
 
 
 def test_speech_in_the_centre_channel_is_recognised(case: Ingest) -> None:
@@ -147,7 +149,7 @@ def test_speech_in_the_centre_channel_is_recognised(case: Ingest) -> None:
 
 @pytest.mark.parametrize("name", ["c19b_dissolve.mp4", "c19c_fade_black.mp4"])
 def test_a_slow_transition_is_a_boundary(case: Ingest, name: str) -> None:
-    assert any(abs(start_s - 6.0) <= 1.5 for start_s in clip_starts(case(name)))
+    assert any(abs(start_s - 6.0) <= 1.5 for start_s in clip_starts(case(name, *FRAMES_ONLY)))
 
 
 def test_frames_that_change_size_keep_their_aspect(case: Ingest) -> None:
@@ -187,7 +189,7 @@ def test_an_unsupported_duration_is_reported(tmp_path: Path, models_cache: Path)
     source.mkdir()
     name = "F2_avi_scalemax.avi"
     shutil.copyfile(media_folder("fuzz") / name, source / name)
-    found = ingest_folder(models_cache, source / name, source, tmp_path / "library", "--no-asr")
+    found = ingest_folder(models_cache, source / name, source, tmp_path / "library", *FRAMES_ONLY)
     assert "its header claims 130996502467 s, its frames end at 59.0 s" in found.shown["coverage"][0]["visual"]
 
 
@@ -195,6 +197,6 @@ def test_a_last_frame_that_stays_is_not_damage(tmp_path: Path, models_cache: Pat
     source = tmp_path / "videos"
     source.mkdir()
     shutil.copyfile(media_folder("public") / "videos" / "v104.mp4", source / "v104.mp4")
-    found = ingest_folder(models_cache, source / "v104.mp4", source, tmp_path / "library", "--no-asr")
+    found = ingest_folder(models_cache, source / "v104.mp4", source, tmp_path / "library", *FRAMES_ONLY)
     assert is_whole(found)
     assert found.shown["frames"] == 45

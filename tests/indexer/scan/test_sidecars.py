@@ -95,7 +95,7 @@ def run(tmp_path: Path, videos: Path, models_cache: Path) -> Ingest:
     """Return a function that ingests the folder into `lib`, or into another library."""
 
     def again(name: str = "lib") -> Report:
-        report = ingest(tmp_path / name, [os.fsencode(videos)], RunSettings(cache=models_cache, workers=1))
+        report = ingest(tmp_path / name, [os.fsencode(videos)], RunSettings(cache=models_cache, ocr=False, workers=1))
         assert report.adds_up()
         return report
 
