@@ -8,7 +8,8 @@ own codes: a query reads only those that it uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -38,6 +39,10 @@ from vfindex.storage.records import FloatArray
 _SCANNED_FOR_ONE = 25
 # Subsets of modalities whose scanners are kept.
 _SCANNERS = 4
+# FAISS's record of a list in a file: entries, room for entries, bytes from the beginning of the file.
+_RECORD = np.dtype([("size", np.uint64), ("capacity", np.uint64), ("offset", np.uint64)])
+# The name of the array with the codes of all segments.
+ALL_CODES = "codes"
 # The arrays of `write_codes` that are always checked completely: they lead to memory.
 STEERING = ("members", "ends", "centroids", "codebook")
 
@@ -45,19 +50,21 @@ STEERING = ("members", "ends", "centroids", "codebook")
 class IvfPq:
     """Approximate search by inner product over rows 0..n-1; the candidates nearly always contain the best rows."""
 
-    def __init__(self, coder: Coder, lists: Lists, codes: Sequence[NDArray[np.uint8]]) -> None:
-        """codes: of each segment, see `encode`.
+    def __init__(self, coder: Coder, lists: Lists, codes: Mapping[str, NDArray[np.uint8]]) -> None:
+        """codes: name in the file -> array. ALL_CODES: those of all segments side by side; else one of each segment.
 
         Raises ValueError if they do not fit together. Any bytes are valid codes: none can make a scan read outside its
         memory.
         """
-        if len(codes) != len(coder.segments):
-            raise ValueError("the codes are of other vectors")
-        for of_segment, each in zip(codes, coder.counts, strict=True):
-            if of_segment.shape != (int(lists.blocks[-1]), each * BLOCK // 2):
-                raise ValueError("the codes do not fill the lists")
+        widths = [each * BLOCK // 2 for each in coder.counts]
+        self._whole = codes.get(ALL_CODES)
+        parts = list(codes.values())
+        if self._whole is not None:
+            parts = np.split(self._whole, np.cumsum(widths)[:-1], axis=1)
+        if [each.shape for each in parts] != [(int(lists.blocks[-1]), width) for width in widths]:
+            raise ValueError("the codes do not fill the lists")
         self.coder, self.lists = coder, lists
-        self._codes = list(codes)
+        self._names, self._codes = tuple(codes), parts
         self._scanners: dict[tuple[int, ...], _Scanner] = {}
         self._choosing = Lock()
 
@@ -146,14 +153,16 @@ class IvfPq:
     def touched(self, dead: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """Yield the arrays of `write_codes`, and their rows, that depend on vectors. dead: their rows, increasing."""
         blocks = self.lists.blocks_of(dead)
-        yield from ((code_name(number), blocks) for number in range(len(self._codes)))
+        yield from ((name, blocks) for name in self._names)
         yield "centroids", self.lists.holding(dead)
 
     def renewed(self, rows: NDArray[Any], dead: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
         """Yield new values of what `touched` yields, which tell nothing of these vectors. rows: (n, dim), of all."""
-        for number, codes in enumerate(self._codes):
-            parts = encode(rows, self.lists, self.coder, number, dead)
-            yield np.concatenate([codes[:0], *parts])
+        codes = [
+            np.concatenate([each[:0], *encode(rows, self.lists, self.coder, number, dead)])
+            for number, each in enumerate(self._codes)
+        ]
+        yield from codes if self._whole is None else [np.concatenate(codes, axis=1)]
         # The other codes of these lists are differences from the mean before, which one vector hardly moves.
         yield np.stack(list(self.lists.means(rows, dead)))
 
@@ -162,7 +171,10 @@ class IvfPq:
         with self._choosing:
             scanner = self._scanners.pop(asked, None)
             if scanner is None:
-                scanner = _Scanner(self.coder, self.lists, asked, [self._codes[at] for at in asked])
+                codes = [self._codes[at] for at in asked]
+                if self._whole is not None and len(asked) == len(self._codes):
+                    codes = [self._whole]
+                scanner = _Scanner(self.coder, self.lists, asked, codes)
             self._scanners[asked] = scanner
             while len(self._scanners) > _SCANNERS:
                 self._scanners.pop(next(iter(self._scanners)))
@@ -172,12 +184,12 @@ class IvfPq:
 class _Scanner:
     """FAISS's index of some segments, whose blocks stand side by side in its lists.
 
-    A list is copied from the file when a query first reads it: a single search copies some hundredths of the codes, and
-    opening an index none. Thread-safe.
+    Those of all modalities are read in the file, where it has them in this form. Others are copied, a list when a query
+    first reads it. Thread-safe.
     """
 
     def __init__(self, coder: Coder, lists: Lists, asked: tuple[int, ...], codes: Sequence[NDArray[np.uint8]]) -> None:
-        """codes: of the segments asked."""
+        """codes: of the segments asked, or one array of all of them."""
         import faiss
 
         self._coder, self._asked, self._codes = coder, asked, codes
@@ -189,9 +201,11 @@ class _Scanner:
         self._index.by_residual = bool(coder.turns)
         learn(self._index, np.concatenate([coder.book(at) for at in asked]))
         self._index.ntotal = len(lists.members)
-        self._into: Any = faiss.downcast_InvertedLists(self._index.invlists)
+        self._into = _MemoryLists(self._index)
         self._filled = self._sizes == 0
         self._filling = Lock()
+        if len(codes) == 1 and codes[0].flags.c_contiguous:
+            self._put(np.flatnonzero(self._sizes), codes[0])
 
     def lists_of(self, queries: FloatArray, probes: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return (distances, numbers), each (n, probes), of the nearest lists of some queries, nearest first."""
@@ -231,22 +245,62 @@ class _Scanner:
         return places
 
     def _fill(self, numbers: NDArray[np.int64]) -> None:
-        """Put members and codes into FAISS's lists of these numbers, where they are missing."""
-        import faiss
-
+        """Copy the codes and members of the lists of these numbers, where they are missing."""
         if self._filled[numbers[numbers >= 0]].all():
             return
         with self._filling:
             wanted = np.unique(numbers[numbers >= 0])
-            for number in wanted[~self._filled[wanted]].tolist():
-                end, end_block, size = self._lists.ends[number], self._block_ends[number], self._sizes[number]
-                blocks = slice(end_block - -(-size // BLOCK), end_block)
-                members = self._lists.members[end - size : end].astype(np.int64)
-                part = np.concatenate([each[blocks] for each in self._codes], axis=1)
-                self._into.resize(number, int(size))
-                faiss.memcpy(self._into.get_ids(number), faiss.swig_ptr(members), members.nbytes)
-                faiss.memcpy(self._into.get_codes(number), faiss.swig_ptr(part), part.nbytes)
-                self._filled[number] = True
+            wanted = wanted[~self._filled[wanted]]
+            blocks = _ranges(self._block_ends[wanted], -(-self._sizes[wanted] // BLOCK))
+            self._put(wanted, np.concatenate([each[blocks] for each in self._codes], axis=1))
+
+    def _put(self, numbers: NDArray[np.int64], codes: NDArray[np.uint8]) -> None:
+        """Put codes and members into lists. codes: of all asked segments, of one list after the other."""
+        sizes = self._sizes[numbers]
+        rows = _ranges(self._lists.ends[numbers], sizes)
+        self._into.put(numbers, sizes, codes, self._lists.members[rows].astype(np.int64))
+        self._filled[numbers] = True
+
+
+class _MemoryLists:
+    """The inverted lists of one of FAISS's indexes, in arrays that it reads in place: its own lists are copies.
+
+    To FAISS they are lists of a mapped file that begins at address 0.
+    """
+
+    def __init__(self, index: Any) -> None:
+        """Become the lists of an index, all of them empty."""
+        import faiss
+
+        lists: Any = faiss.OnDiskInvertedLists()
+        lists.nlist, lists.code_size, lists.read_only = index.nlist, index.code_size, True
+        lists.lists.resize(index.nlist)
+        index.replace_invlists(lists, False)
+        lists.code_size = 1  # the ids of a list begin this times its capacity behind its codes
+        records = (ctypes.c_char * (index.nlist * _RECORD.itemsize)).from_address(int(lists.lists.data().this))
+        self.lists, self._records = lists, np.frombuffer(records, _RECORD)
+        self._kept: list[NDArray[Any]] = []
+
+    def put(
+        self, numbers: NDArray[np.int64], sizes: NDArray[np.int64], codes: NDArray[np.uint8], ids: NDArray[np.int64]
+    ) -> None:
+        """Fill the lists of some numbers, which stand one after the other in the arrays.
+
+        sizes: of each. codes: (n_blocks, bytes of a block). ids: (n,).
+        """
+        self._kept += [codes, ids]
+        blocks = -(-sizes // BLOCK)
+        records = np.empty(len(numbers), _RECORD)
+        records["size"] = sizes
+        records["offset"] = codes.ctypes.data + (np.cumsum(blocks) - blocks) * codes.shape[1]
+        ids_at = (ids.ctypes.data + (np.cumsum(sizes) - sizes) * ids.itemsize).astype(np.uint64)
+        records["capacity"] = ids_at - records["offset"]  # below 0 it wraps around, and so does FAISS's sum
+        self._records[numbers] = records
+
+
+def _ranges(ends: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of ranges, one after the other. counts: of each, before its end."""
+    return np.repeat(ends - np.cumsum(counts), counts) + np.arange(int(counts.sum()))
 
 
 def write_codes(file: IndexWriter, slices: Sequence[slice], factors: FloatArray) -> IvfPq:
@@ -268,9 +322,9 @@ def write_codes(file: IndexWriter, slices: Sequence[slice], factors: FloatArray)
     file.put("codebook", "<f4", [coder.codebook])
     for number, turn in enumerate(coder.turns):
         file.put(turn_name(number), "<f4", [turn])
-    for number in range(len(segments)):
-        file.put(code_name(number), "|u1", encode(rows, lists, coder, number))
-    return IvfPq(coder, lists, [file.written(code_name(number)) for number in range(len(segments))])
+    parts = zip(*(encode(rows, lists, coder, number) for number in range(len(segments))), strict=True)
+    file.put(ALL_CODES, "|u1", (np.concatenate(each, axis=1) for each in parts))
+    return IvfPq(coder, lists, {ALL_CODES: file.written(ALL_CODES)})
 
 
 def read_codes(file: IndexFile, slices: Sequence[slice]) -> IvfPq:
@@ -283,11 +337,12 @@ def read_codes(file: IndexFile, slices: Sequence[slice]) -> IvfPq:
     numbers = range(len(segments))
     turns = [file.array(turn_name(number)) for number in numbers if turn_name(number) in file]
     coder = Coder(tuple(segments), file.array("codebook"), tuple(turns))
-    return IvfPq(coder, lists, [file.array(code_name(number)) for number in numbers])
+    names = [ALL_CODES] if ALL_CODES in file else [code_name(number) for number in numbers]
+    return IvfPq(coder, lists, {name: file.array(name) for name in names})
 
 
 def code_name(number: int) -> str:
-    """Return the name of the array with the codes of one segment."""
+    """Return the name of the array with the codes of one segment, in indexes of earlier versions."""
     return f"codes of segment {number}"
 
 

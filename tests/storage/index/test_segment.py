@@ -18,9 +18,9 @@ from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import DimensionError, LibraryDamaged
 from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
-from vfindex.storage.index.codes import Coder, Lists, cluster, encode, train
+from vfindex.storage.index.codes import BLOCK, Coder, Lists, cluster, encode, train
 from vfindex.storage.index.file_format import BLOCK_BYTES, IndexFile, writing_index
-from vfindex.storage.index.ivf_pq import IvfPq
+from vfindex.storage.index.ivf_pq import ALL_CODES, IvfPq, code_name
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
 from vfindex.storage.index.segment import IndexSegment, facts_of
@@ -168,7 +168,7 @@ def test_some_outdated_clips_cost_no_scan(large: Path, monkeypatch: pytest.Monke
 def codes_of(rows: FloatArray, segments: list[slice]) -> IvfPq:
     lists = cluster(rows, rows, np.ones(rows.shape[1], np.float32))
     coder = train(rows - lists.centroids[lists.of_rows()], segments)
-    codes = [np.concatenate(list(encode(rows, lists, coder, at))) for at in range(len(segments))]
+    codes = {code_name(at): np.concatenate(list(encode(rows, lists, coder, at))) for at in range(len(segments))}
     return IvfPq(coder, lists, codes)
 
 
@@ -226,13 +226,28 @@ def test_a_query_copies_only_the_lists_that_it_reads() -> None:
     count = len(codes.lists.ends)
     found = codes.nearest(rows[0], 100, 3 / count)
     [scanner] = codes._scanners.values()
-    copied = [number for number in range(count) if scanner._into.list_size(number)]
+    copied = [number for number in range(count) if scanner._into.lists.list_size(number)]
     assert len(copied) == 3 and set(found.tolist()) <= set(
         np.flatnonzero(np.isin(codes.lists.of_rows(), copied)).tolist()
     )
     codes.nearest(rows[1], 100)
     assert codes.nearest(rows[0], 100, 3 / count).tolist() == found.tolist()
-    assert [scanner._into.list_size(number) for number in range(count)] == codes.lists.sizes.tolist()
+    assert [scanner._into.lists.list_size(number) for number in range(count)] == codes.lists.sizes.tolist()
+
+
+def test_codes_of_all_modalities_are_read_in_place() -> None:
+    rows, apart = some_codes()
+    whole = np.concatenate(apart._codes, axis=1)
+    together = IvfPq(apart.coder, apart.lists, {ALL_CODES: whole})
+    first, second = np.arange(16) < 10, np.arange(16) >= 10
+    for query in (rows[5], rows[5] * first, rows[5] * second):
+        assert together.nearest(query, 100, 0.3).tolist() == apart.nearest(query, 100, 0.3).tolist()
+    lists = together._scanners[0, 1]._into.lists
+    begins = apart.lists.blocks - -(-apart.lists.sizes // BLOCK)
+    for number in np.flatnonzero(apart.lists.sizes).tolist():
+        assert int(lists.get_codes(number)) == whole.ctypes.data + begins[number] * whole.shape[1]
+    copied = [number for number in range(len(apart.lists.ends)) if together._scanners[1,]._into.lists.list_size(number)]
+    assert 0 < len(copied) < len(apart.lists.ends)
 
 
 def test_threads_share_the_lists_that_they_copy() -> None:
@@ -378,7 +393,7 @@ def test_lists_that_would_lead_out_of_memory_are_refused(harm: str) -> None:
         case "turn":
             turns = (turns[0][:, 1:],)
     with pytest.raises(ValueError, match=r"lists|codes"):
-        IvfPq(Coder((slice(0, 8),), book, turns), Lists(members, ends, centroids), [codes])
+        IvfPq(Coder((slice(0, 8),), book, turns), Lists(members, ends, centroids), {ALL_CODES: codes})
 
 
 def test_an_index_of_the_form_before_is_built_again(tmp_path: Path) -> None:
