@@ -96,7 +96,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_preset_indexes_and_finds_a_video(name: PresetName, stand_ins: Path, videos: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
-    report = ingest(library, paths, RunSettings(cache=stand_ins, choice=Choice(preset=name), workers=1))
+    report = ingest(library, paths, RunSettings(cache=stand_ins, choice=Choice(preset=name), ocr=False, workers=1))
     assert (report.indexed, report.failed, report.partial) == (3, [], [])
     assert verify(Library.open(library)).problems == []
     with Library.open(library).snapshot() as snapshot:
@@ -151,7 +151,7 @@ def test_a_library_is_upgraded_to_other_models(
 ) -> None:
     library = tmp_path / "library"
     paths = [os.path.realpath(os.fsencode(videos / video)) for video in VIDEOS]
-    ingest(library, paths, RunSettings(cache=stand_ins, choice=Choice(preset="small"), workers=1))
+    ingest(library, paths, RunSettings(cache=stand_ins, choice=Choice(preset="small"), ocr=False, workers=1))
     small, told_of_small = contents(library), coverage(library)
     hits: list[tuple[int, ...]] = []
 
