@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from vfindex.indexer.models.lite import ensure_lite
 from vfindex.storage.encoders import text
+from vfindex.storage.machine import usable_cores
 
 # Searches keep their hits in the user's state folder: a test has one of its own, and so do the processes it starts.
 _STATE = tempfile.TemporaryDirectory(prefix="vfindex-state-")
@@ -27,6 +28,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The time of an example depends more on the machine than on the code.
 settings.register_profile("vfindex", deadline=None)
 settings.load_profile("vfindex")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores: half of the time a worker waits for the processes of its tests."""
+    return usable_cores() + 1
 
 
 @pytest.fixture(scope="session")
