@@ -30,6 +30,7 @@ settings.register_profile("vfindex", deadline=None)
 settings.load_profile("vfindex")
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist, too
 def pytest_xdist_auto_num_workers() -> int:
     """Return one worker more than there are cores: half of the time a worker waits for the processes of its tests."""
     return usable_cores() + 1
