@@ -34,7 +34,7 @@ from vfindex.storage.modalities import ModalityName
 from vfindex.storage.next_index import LeftS
 from vfindex.storage.publication import Publisher
 from vfindex.storage.records import Setup, UnitResult
-from vfindex.storage.settings_backup import INODE, read_backup, write_backup
+from vfindex.storage.settings_backup import BACKUP, INODE, read_backup, write_backup
 
 _FOLDERS = ("index", "query", "thumbs")
 
@@ -171,12 +171,13 @@ class Writer:
             write_backup(connection, self.folder)
 
     def complete_backup(self) -> None:
-        """Write the settings backup if it is older than the generation, as after a killed publication."""
+        """Write the settings backup if a killed command has left an older one, or a part of the next."""
         with on_disk("the copy of the settings"):
             stored = read_backup(self.folder)
         with self.catalog.transaction() as connection:
             newest = connection.scalar(select(func.max(schema.generation.c.id))) or 0
-        if stored is not None and stored.generation < newest:
+        was_begun = (self.folder / f"{BACKUP}.part").exists()
+        if stored is not None and (stored.generation < newest or (was_begun and stored.generation == newest)):
             self.write_backup()
 
     def checkpoint(self) -> bool:

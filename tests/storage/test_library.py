@@ -285,3 +285,7 @@ def test_a_backup_that_a_killed_publication_left_to_be_written(folder: Path, mon
     backup = read_backup(folder)
     assert backup is not None and (backup.generation, backup.clips) == (2, 7)
     assert not list(folder.rglob("*.part"))
+    (folder / "library.json.part").write_bytes(b"half of a removed path")
+    with writing(folder):
+        pass
+    assert not list(folder.rglob("*.part"))
