@@ -25,7 +25,7 @@ from vfindex.storage.index.reader import JointIndex, VectorIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, again_if_changed, closed, estimated_spec, reading_spec, refuse_torn
-from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.meta import LibraryMeta, no_videos
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Setup
 from vfindex.storage.user.questions import QuestionKeeper
@@ -158,7 +158,7 @@ class LiveLibrary:
         with library.snapshot() as snapshot:
             setup = LibraryMeta(snapshot).setup
         if setup is None:
-            raise QueryError(f"the library {self._folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+            raise QueryError(no_videos(self._folder))
         with self._lock:
             if self._searcher is None or self._searcher.library is not library:
                 questions = QuestionKeeper(library.root, library.folder) if self._for_people else None
@@ -268,6 +268,12 @@ class LiveLibrary:
                     if self._gpus is not None and isinstance(opened, JointIndex):
                         self._gpus.follow(opened)
         return opened
+
+
+def require_videos(snapshot: Snapshot, folder: Path) -> None:
+    """Raise QueryError for a library without searchable videos."""
+    if LibraryMeta(snapshot).setup is None or not snapshot.video_ids():
+        raise QueryError(no_videos(folder))
 
 
 def library_path(folder: object) -> Path:

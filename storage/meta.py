@@ -32,6 +32,11 @@ _SERVER, LIBRARY_ID, COLLECTIONS = "index_server", "library_id", "collections"
 _NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError)
 
 
+def no_videos(folder: Path) -> str:
+    """Return the sentence about a library without videos."""
+    return f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS"
+
+
 @dataclass(frozen=True, slots=True)
 class LibraryMeta:
     """The settings of a library. Each is parsed when read, so a damaged one does not affect the others.
@@ -66,7 +71,7 @@ class LibraryMeta:
         """Return the setup of the library in `folder`. Raises LibraryNotFound for one without videos."""
         setup = self.setup
         if setup is None:
-            raise LibraryNotFound(f"the library {folder} holds no videos yet; add some with: vfindex ingest VIDEOS")
+            raise LibraryNotFound(no_videos(folder))
         return setup
 
     @property

@@ -21,7 +21,7 @@ from vfindex.storage.db.reader import Generation
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
 from vfindex.storage.errors import LibraryError, LibraryLocked, LibraryVersion, NotPublished
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import DATABASE, has_file, refuse_unreadable, share
+from vfindex.storage.files.permissions import DATABASE, has_file, permission_wanted, refuse_unreadable, share
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.joint.fusion import Fusion
@@ -100,7 +100,8 @@ def locked(folder: Path) -> Iterator[None]:
             f"another vfindex is writing to the library {folder}; wait until it ends, or use another --library"
         ) from exc
     except OSError as exc:
-        raise LibraryError(f"the library {folder} cannot be written ({exc.strerror})") from exc
+        advice = permission_wanted("its files")
+        raise LibraryError(f"the library {folder} cannot be written ({exc.strerror}); {advice}") from exc
     try:
         share(folder / "lock")
         yield

@@ -39,7 +39,7 @@ _TABLE_WIDTH = 110
 _OTHER_COLUMNS_WIDTH = 75
 # Two or three lines of a terminal; --json has all of the text.
 _SNIPPET_CHARS = 120
-_NO_MATCH = "no match: the library is empty, or no clip contains what the query requires (docs/query.md)"
+_NO_MATCH = "no match: no clip contains what the query requires (docs/query.md)"
 _NO_CONFIDENT_MATCH = "no confident match; --all shows the closest clips"
 # Characters of a wrong query shown on either side of the error.
 _CONTEXT_CHARS = 36
@@ -120,7 +120,7 @@ def command(
     if json:
         print_json(hits.to_dict())
     else:
-        _say(hits, feedback=feedback, explain=explain)
+        _say(hits, service, feedback=feedback, explain=explain)
         if hits:
             from vfindex.cli.last_search import keep
 
@@ -130,7 +130,16 @@ def command(
         raise typer.Exit(EXIT_MISSING if hits.missing else EXIT_NO_MATCH)
 
 
-def _say(hits: Hits, *, feedback: bool, explain: bool) -> None:
+def _no_match(service: SearchService) -> str:
+    """Return why a search found nothing: no video, or none that has what is required."""
+    from vfindex.storage.meta import no_videos
+
+    with service.opened() as (libraries, snapshots):
+        is_empty = not service.remotes and not any(snapshot.video_ids() for snapshot in snapshots)
+        return no_videos(libraries[0].root) if is_empty else _NO_MATCH
+
+
+def _say(hits: Hits, service: SearchService, *, feedback: bool, explain: bool) -> None:
     """Print what a reader should know besides the hits."""
     say_hints(hits.hints)
     if feedback:
@@ -138,7 +147,7 @@ def _say(hits: Hits, *, feedback: bool, explain: bool) -> None:
     for each in hits.missing:
         say(f"{plain(each.library)}: {plain(each.reason)}; its videos are not among the hits")
     if not hits:
-        say(_NO_CONFIDENT_MATCH if hits.found else _NO_MATCH)
+        say(_NO_CONFIDENT_MATCH if hits.found else _no_match(service))
 
 
 def _say_feedback(hits: Hits, *, explain: bool) -> None:

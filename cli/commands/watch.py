@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,13 +13,15 @@ from vfindex.cli.options import JsonOption, LibraryOption, add_command, command_
 from vfindex.cli.out_file import HTML, XML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
 from vfindex.cli.watches import call, say_waiting, user_command
-from vfindex.search.calibration.labels import LABELS, Label
+from vfindex.search.calibration.labels import LABELS
 from vfindex.storage.errors import QueryError, counted
 
 if TYPE_CHECKING:
     from vfindex.search.understanding.news import News, NewsItem, WatchInfo
     from vfindex.search.understanding.watch import Watches
 
+# A hit that is no better than chance is no news.
+Least = Literal["low", "medium", "high"]
 NAME = "watch"
 EXAMPLE = 'vfindex watch add fox "a fox in the garden"'
 
@@ -40,7 +42,7 @@ def add_watch(
         list[str] | None, typer.Argument(metavar="TEXT", help="The question; without it, the saved one.")
     ] = None,
     min_confidence: Annotated[
-        Label,
+        Least,
         typer.Option(metavar="LABEL", help=f"Only hits with this label or a better one: {', '.join(LABELS[1:])}."),
     ] = "medium",
     library: LibraryOption = None,

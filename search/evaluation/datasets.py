@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,9 @@ def _judged_videos(marks: Iterable[Mark], paths: Mapping[str, str]) -> Iterator[
 
 # --- formats ------------------------------------------------------------------------------------------------------
 
+# A line of UCF101's lists, and what a class of a file of classes may have.
+_UCF_LINE = re.compile(r"\w+/v_\w+\.\w+(\s+\d+)?")
+_CLASS_FIELDS = {"name", "descriptions", "examples"}
 Reader = Callable[[Path, str], Iterator[tuple[int, Question]]]
 
 
@@ -171,6 +175,9 @@ def _read(path: Path) -> str:
 def _form(path: Path, text: str) -> Reader:
     """Return the reader for a file, by its first line that is not empty or a comment."""
     first = next((line for _, line in _lines(text)), "")
+    other = _other_file(path, text, first)
+    if other is not None:
+        raise QueryError(other)
     if first.startswith("["):
         return _didemo
     if first.startswith("{"):
@@ -192,6 +199,26 @@ def _form(path: Path, text: str) -> Reader:
         f"{path} is in no supported format: JSON lines, MSR-VTT 1k-A, MSVD, DiDeMo, ActivityNet Captions, "
         "TREC qrels (docs/evaluation.md)"
     )
+
+
+def _other_file(path: Path, text: str, first: str) -> str | None:
+    """Return which command takes a file of another kind: labelled videos, or classes; None for questions."""
+    entries: list[Any] = []
+    with suppress(ValueError, RecursionError):
+        whole: Any = json.loads(text if first.startswith("[") or first == text.strip() else first)
+        entries = whole if isinstance(whole, list) else [whole]
+    with suppress(ValueError, RecursionError):
+        entries = entries or [json.loads(text)]
+    named = [each if isinstance(each, dict) else {"name": each} for each in entries[:1]]
+    rows = {"label", "youtube_id"} <= set(first.split(",")) or _UCF_LINE.fullmatch(first)
+    if rows or any({"video", "label"} <= set(each) for each in named):
+        return (
+            f"{path} has labelled videos, not queries: eval takes it with --task classification, and tune --temporal "
+            "with --clips"
+        )
+    if any("classes" in each or (set(each) <= _CLASS_FIELDS and isinstance(each.get("name"), str)) for each in named):
+        return f"{path} is a file of classes, not of queries; label takes it, and tune with --temporal"
+    return None
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -16,6 +16,7 @@ from vfindex.search.calibration.labels import LABELS, Label
 from vfindex.search.engine import SearchEngine
 from vfindex.search.evaluation.datasets import Question, Relevant
 from vfindex.search.evaluation.metrics import Difference, Figure, Span, compare, score, summarise, temporal_iou
+from vfindex.search.live import require_videos
 from vfindex.search.query.ast import COMBINATIONS, Combination, Query
 from vfindex.storage.errors import QueryError, UsageError
 from vfindex.storage.files.regular import read_file
@@ -210,6 +211,7 @@ class _Session:
     def __init__(self, configuration: Configuration, names: Sequence[str]) -> None:
         self._configuration = configuration
         with Library.open(configuration.library).snapshot() as snapshot:
+            require_videos(snapshot, configuration.library)
             places = {place.path: video.id for video in snapshot.videos() for place in video.locations}
         known = locate(names, places)
         if names and not known:

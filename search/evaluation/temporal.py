@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vfindex.search.evaluation.labelled_videos import LabelledVideo, label_of
 from vfindex.search.evaluation.metrics import Difference, Figure, compare, summarise
+from vfindex.search.live import require_videos
 from vfindex.search.understanding.labelling.classes import ClassSet
 from vfindex.search.understanding.labelling.label import MAX_CHANCE, against_library, items_of
 from vfindex.search.understanding.labelling.mixture import NEVER, fit_separation
@@ -113,6 +114,7 @@ def tune_temporal(
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
+        require_videos(snapshot, folder)
         setup = LibraryMeta(snapshot).setup_of(folder)
         model = setup.models.get(frame_modality())
         if model is None or (classes.modalities and frame_modality() not in classes.modalities):
@@ -209,6 +211,11 @@ def _store(folder: Path, library: Library, classes: ClassSet, head: TemporalHead
 
 def _read(snapshot: Snapshot, classes: ClassSet, labelled: Sequence[LabelledVideo] | None) -> _Labelled:
     """Return the labelled clips that have frames. Raises QueryError for none, UsageError for too few videos."""
+    if labelled is None and not any(each.examples for each in classes.classes):
+        raise UsageError(
+            f"no class of {classes.name} has examples; add some to the class file, as beach.mp4@0:12, or name labelled "
+            "videos with --clips"
+        )
     found = examples_of(snapshot, classes.classes) if labelled is None else _clips_of(snapshot, classes, labelled)
     step = 1 + (len(found.clips) - 1) // MAX_CLIPS
     chosen = Examples(found.clips[::step], found.classes[::step], found.videos[::step])

@@ -14,6 +14,7 @@ from vfindex.search.evaluation.datasets import Question
 from vfindex.search.evaluation.evaluate import Configuration, Rankings, differences, judge, locate, run_questions
 from vfindex.search.evaluation.metrics import Difference, Figure
 from vfindex.search.evaluation.training import Trials, collect_trials
+from vfindex.search.live import require_videos
 from vfindex.storage.errors import UsageError, counted
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library, estimated_spec
@@ -78,6 +79,7 @@ def tune(
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
+        require_videos(snapshot, folder)
         own = LibraryMeta(snapshot).fusion
         places = {place.path: video.id for video in snapshot.videos() for place in video.locations}
         defaults = {m: part.weight for m, part in estimated_spec(snapshot, Fusion()).parts.items()}

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from vfindex.search.live import LiveLibrary
+from vfindex.search.live import LiveLibrary, require_videos
 from vfindex.search.query.ast import Filters, Query
 from vfindex.search.query.filters import filtered
 from vfindex.search.query.request import Request
@@ -114,6 +114,7 @@ def duplicates(
     with ExitStack() as opened:
         _, view = engine.open_view(Request(""), Query(()), opened, None)
         snapshot, modality = view.snapshot, frame_modality()
+        require_videos(snapshot, engine.folder)
         check_modality(view.spec, modality)
         chosen = filtered(snapshot, filters or Filters())
         ids = [id_ for id_ in snapshot.video_ids() if chosen is None or id_ in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ def examples_of(snapshots: Sequence[Snapshot], what: Like | ClipKey | str) -> Ex
         if not what:
             raise
     number, found = video_among(snapshots, what)
+    if found is None and "@" in what and not os.path.lexists(what):
+        Like.parse(what)  # says how a time is written
     video = existing_video(found, what)
     clips = [] if video.state not in SEARCHABLE else snapshots[number].clips_of(video.id)
     vectors = snapshots[number].vectors([clip.id for clip in clips]) if clips else {}

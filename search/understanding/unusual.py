@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from vfindex.search.engine import answer
-from vfindex.search.live import LiveLibrary
+from vfindex.search.live import LiveLibrary, require_videos
 from vfindex.search.query.ast import Filters, Query
 from vfindex.search.query.filters import filtered
 from vfindex.search.query.request import Request, check_filters
@@ -146,8 +146,9 @@ def unusual(engine: LiveLibrary, choice: UnusualChoice, progress: Progress = lam
     answers = _answers(engine, choice.against) if choice.against else None
     with ExitStack() as opened:
         _, view = engine.open_view(Request(""), Query(()), opened, None)
-        check_modality(view.spec, choice.modality)
         snapshot = view.snapshot
+        require_videos(snapshot, engine.folder)
+        check_modality(view.spec, choice.modality)
         view = replace(view, spec=_generic(view.spec, snapshot))
         scope = _clips(snapshot, choice.filters)
         compared = scope if choice.among is None else _clips(snapshot, choice.among)

@@ -21,6 +21,11 @@ _READ_BITS = 0o444
 _FOLDER_BITS = 0o2777
 
 
+def permission_wanted(files: str) -> str:
+    """Return what a user lacks who cannot write files of a library, as a clause."""
+    return f"this user needs permission to write {files} and the library's folder, and the disk must not be read-only"
+
+
 def is_allowed(path: Path, access: int) -> bool:
     """Return whether this process has `access` (os.R_OK, ...) to an existing file."""
     return os.access(path, access, effective_ids=os.access in os.supports_effective_ids)

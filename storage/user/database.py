@@ -22,7 +22,7 @@ from urllib.parse import quote
 from vfindex.storage.db.engine import DatabaseConnection, room_wanted
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryVersion
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import has_file, refuse_unreadable, share
+from vfindex.storage.files.permissions import has_file, permission_wanted, refuse_unreadable, share
 from vfindex.storage.user.records import NAME
 
 # Wait for others' transactions, which take milliseconds.
@@ -232,7 +232,7 @@ def _create(path: Path) -> None:
     except FileExistsError:
         return
     except OSError as exc:
-        raise LibraryError(f"{path} cannot be made ({exc.strerror}); {_permission(path)}") from exc
+        raise LibraryError(f"{path} cannot be made ({exc.strerror}); {permission_wanted(path.name)}") from exc
     share(path)
 
 
@@ -307,10 +307,6 @@ def damaged(path: Path, fault: object) -> LibraryDamaged:
     return LibraryDamaged(f"{path}, which holds {held}, is damaged ({fault}); run: vfindex repair")
 
 
-def _permission(path: Path) -> str:
-    return f"this user needs permission to write {path.name} and its folder, and the disk must not be read-only"
-
-
 def translated(exc: sqlite3.Error, path: Path) -> LibraryError:
     """Return SQLite's error as a sentence. An error that only a bug can cause is raised unchanged."""
     extended = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
@@ -323,5 +319,5 @@ def translated(exc: sqlite3.Error, path: Path) -> LibraryError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return LibraryError(f"another program holds {path} ({exc}); run the same command again when it has ended")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN):
-        return LibraryError(f"{path} cannot be written ({exc}); {_permission(path)}")
+        return LibraryError(f"{path} cannot be written ({exc}); {permission_wanted(path.name)}")
     raise exc

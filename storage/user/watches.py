@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.errors import LibraryError, LibraryLocked, UsageError
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import share
+from vfindex.storage.files.permissions import permission_wanted, share
 from vfindex.storage.user.data import UserData, user_name
 from vfindex.storage.user.database import TABLES, compact, damaged, reading, row_seal, tables_of, user_database, writing
 from vfindex.storage.user.records import Moment, NewHit, Watch, WatchHit
@@ -83,7 +83,9 @@ class WatchData:
         except Timeout as exc:
             raise LibraryLocked("another vfindex runs the watched questions; wait until it ends") from exc
         except OSError as exc:
-            raise LibraryError(f"{self.folder / _LOCK} cannot be written ({exc.strerror})") from exc
+            raise LibraryError(
+                f"{self.folder / _LOCK} cannot be written ({exc.strerror}); {permission_wanted(_LOCK)}"
+            ) from exc
         try:
             share(self.folder / _LOCK)
             yield

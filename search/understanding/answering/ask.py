@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vfindex.search.calibration.labels import META_KEY, Calibration, Label, Labeller, open_weights
 from vfindex.search.engine import answer
 from vfindex.search.libraries import existing_video
+from vfindex.search.live import require_videos
 from vfindex.search.query.ast import Filters, Query
 from vfindex.search.query.like import video_among
 from vfindex.search.query.request import Request
@@ -137,6 +138,8 @@ def ask(  # noqa: PLR0913  the options of `SearchService.ask`
     for engine in libraries.engines:
         engine.searcher()  # an empty library says so
     with libraries.opened() as (_, snapshots):
+        if not any(snapshot.video_ids() for snapshot in snapshots):
+            require_videos(snapshots[0], libraries.engines[0].folder)
         path = None if video is None else _path_of(snapshots, video)
         _check_text(snapshots, video)
         uncalibrated = _why_uncalibrated(snapshots)

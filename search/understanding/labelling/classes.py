@@ -71,6 +71,8 @@ def read_classes(path: Path) -> ClassSet:
         raise UsageError(f"{path} has more than {MAX_BYTES:,} bytes; a file of classes is smaller")
     try:
         return _checked(_parsed(data.decode("utf-8-sig"), path.stem))
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{path} is not text in UTF-8; save it as UTF-8, or name a file of classes") from exc
     except (ValueError, TypeError, RecursionError) as exc:
         raise UsageError(f"{path} is no file of classes: {exc}; docs/label.md shows one") from exc
 

@@ -36,7 +36,7 @@ from vfindex.storage.errors import LibraryChanged, QueryError, UsageError
 from vfindex.storage.heads import TemporalHead, stored_head
 from vfindex.storage.labels import StoredLabel, clips_by_video, label_sets, library_state, put_labels, remove_labels
 from vfindex.storage.library import Library, reading_spec
-from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.meta import LibraryMeta, no_videos
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray, Setup
 from vfindex.storage.writer import writing
@@ -246,7 +246,7 @@ def _classifier(
     """Return the name of the method and the classifier. Raises QueryError for a library without clips."""
     setup = LibraryMeta(snapshot).setup
     if setup is None or not len(items.ids):
-        raise QueryError(f"the library {library.root} holds no videos yet; add some with: vfindex ingest VIDEOS")
+        raise QueryError(no_videos(library.root))
     head = None if by_text else stored_head(snapshot, library.folder, classes.name)
     texts = sum(len(each.texts) for each in classes.classes)
     if head is not None:
@@ -265,7 +265,7 @@ def _classifier(
 def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
     """Return the probe of the classes' examples, against the clips of a sample."""
     spec = restricted(reading_spec(snapshot)[0], classes.modalities)
-    examples = examples_of(snapshot, classes.classes)
+    examples = examples_of(snapshot, classes.classes, ", or compare texts alone with --zero-shot")
     rows = joint_rows(snapshot, spec, examples.clips)
     probe = fit_probe(rows, examples, spec)
     library = np.concatenate([probe.read(snapshot, part.ids) for part in _sample(items)])

@@ -83,8 +83,8 @@ def joint_rows(snapshot: Snapshot, spec: JointSpec, ids: Sequence[int] | NDArray
     return np.concatenate([np.zeros((0, spec.dim), np.float32), *found])
 
 
-def examples_of(snapshot: Snapshot, classes: Sequence[LabelClass]) -> Examples:
-    """Return the clips that the examples name.
+def examples_of(snapshot: Snapshot, classes: Sequence[LabelClass], otherwise: str = "") -> Examples:
+    """Return the clips that the examples name. otherwise: what to do without some, as the end of a sentence.
 
     Raises UsageError for a class without any and for a clip that is an example of two, QueryError for no clip.
     """
@@ -93,8 +93,7 @@ def examples_of(snapshot: Snapshot, classes: Sequence[LabelClass]) -> Examples:
     for number, each in enumerate(classes):
         if not each.examples:
             raise UsageError(
-                f"the class {each.name!r} has no examples, and others have; add some, as beach.mp4@0:12, or compare "
-                "texts alone with --zero-shot"
+                f"the class {each.name!r} has no examples, and others have; add some, as beach.mp4@0:12{otherwise}"
             )
         clips = {text: clip_of(snapshot, Like.parse(text)) for text in each.examples}
         for text, clip in clips.items():

@@ -38,6 +38,13 @@ def test_a_file_of_classes_that_is_missing_is_a_sentence(run: Any, folder: Path)
     assert ran.code == 2 and "genres cannot be read (No such file or directory)" in ran.err
 
 
+def test_a_library_that_cannot_be_written_is_explained(run: Any, folder: Path, library: Path) -> None:
+    (library / "lock").unlink()
+    (library / "lock").mkdir()  # as root may write everything
+    ran = run("label", "genres", "--remove")
+    assert ran.code == 1 and "this user needs permission to write its files and the library's folder" in ran.err
+
+
 def test_a_table_is_a_csv(run: Any, folder: Path) -> None:
     (folder / "classes.txt").write_text("a\nb\n")
     ran = run("label", "classes.txt", "--csv", "table.txt")

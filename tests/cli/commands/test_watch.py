@@ -107,7 +107,8 @@ def test_a_command_gets_its_arguments_without_a_shell(run: Any, chosen: Path, tm
         (("run", "other"), 1, "no question named other is watched"),
         (("remove", "other"), 1, "no question named other is watched"),
         (("add", "x", "in:"), 1, "the filter in: needs a value"),
-        (("add", "x", "dog", "--min-confidence", "none"), 2, "the confidence must be one of low, medium, high"),
+        (("add", "x", "dog", "--min-confidence", "none"), 2, "'none' is not one of 'low', 'medium', 'high'"),
+        (("add", "x", "dog", "--min-confidence", "best"), 2, "'best' is not one of 'low', 'medium', 'high'"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(

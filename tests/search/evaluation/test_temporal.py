@@ -185,4 +185,5 @@ def test_the_command_and_its_wrong_uses(
     for wrong in (("--clips", "x"), ("--temporal", "--reset", "--dry-run"), ("--temporal", "--split", "1"), many):
         assert command(monkeypatch, *arguments, *wrong) == 2
     assert command(monkeypatch, *arguments, "--temporal") == 2  # no examples and no list
-    assert "has no examples" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no class of pans has examples" in said and "--clips" in said and "--zero-shot" not in said

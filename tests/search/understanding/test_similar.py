@@ -12,7 +12,7 @@ from library_maker import DIM, add_video, clip, install
 from vfindex.cli.commands import similar as command
 from vfindex.search.service import SearchService
 from vfindex.search.understanding.diversity import BALANCE
-from vfindex.storage.errors import LibraryError, QueryError
+from vfindex.storage.errors import LibraryError, QueryError, UsageError
 from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
@@ -70,6 +70,8 @@ def test_what_is_no_example_is_a_sentence(folder: Path) -> None:
     with SearchService(folder) as service:
         with pytest.raises(QueryError, match=r"^silent.mp4 has no frames to compare"):
             service.similar("silent.mp4")
+        with pytest.raises(UsageError, match=r"a clip is a video and a time, as in .* not 'nowhere.mp4@x'"):
+            service.similar("nowhere.mp4@x")
         with pytest.raises(LibraryError, match=r"^nowhere.mp4 is not in this library"):
             service.similar("nowhere.mp4")
         with pytest.raises(QueryError, match="balance must lie between 0 and 1, not 2"):

@@ -134,7 +134,7 @@ def test_a_user_without_write_permission_reads_and_is_told_at_a_write(home: Path
     answer = str(ask(home, "write"))
     assert answer.startswith(f"{home / 'user.db'} cannot be written (")
     assert answer.endswith(
-        "this user needs permission to write user.db and its folder, and the disk must not be read-only"
+        "this user needs permission to write user.db and the library's folder, and the disk must not be read-only"
     )
     assert ask(home) == 100
 

@@ -67,6 +67,13 @@ def test_a_wrong_file_gets_a_sentence(tmp_path: Path, data: Any, reason: str) ->
     assert reason in str(raised.value)
 
 
+def test_a_file_of_another_encoding_is_to_be_saved_as_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "kinds.txt"
+    path.write_bytes("Küche\nsport\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"kinds\.txt is not text in UTF-8; save it as UTF-8"):
+        read_classes(path)
+
+
 def test_a_set_that_its_file_cannot_name_gets_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "kinds\udcff\n.txt"
     path.write_text("cooking\nsport\n")
