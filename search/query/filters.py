@@ -118,6 +118,12 @@ class Unmatched:
     near: tuple[str, ...] = ()
 
 
+def path_passes(filters: Filters, path: bytes) -> bool:
+    """Return whether a path matches one of the globs of `in:`; any does where there are none."""
+    text = composed(path.decode("utf-8", "surrogateescape"))
+    return not filters.inside or any(_glob(glob).match(text) for glob in filters.inside)
+
+
 def unmatched(snapshot: Snapshot, filters: Filters) -> list[Unmatched]:
     """Return the values of `in:`, `lang:`, `speaker:` and `label:` that match nothing."""
     found = [Unmatched("in", glob) for glob in filters.inside if not _inside(snapshot, glob)]

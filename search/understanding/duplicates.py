@@ -16,7 +16,7 @@ import numpy as np
 
 from vfindex.search.live import LiveLibrary, require_videos
 from vfindex.search.query.ast import Filters, Query
-from vfindex.search.query.filters import filtered
+from vfindex.search.query.filters import filtered, path_passes
 from vfindex.search.query.request import Request
 from vfindex.search.rank.delta import View
 from vfindex.search.results import Record
@@ -102,6 +102,19 @@ class Pair:
     run: Run
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The videos that filters choose; ids: None for all."""
+
+    filters: Filters
+    ids: frozenset[int] | None
+
+    def has(self, video: StoredVideo) -> bool:
+        """Return whether filters choose a video with all its files. What they do not choose is kept first."""
+        is_chosen = self.ids is None or video.id in self.ids
+        return is_chosen and all(path_passes(self.filters, location.path) for location in video.locations)
+
+
 def duplicates(
     engine: LiveLibrary,
     filters: Filters | None = None,
@@ -116,14 +129,14 @@ def duplicates(
         snapshot, modality = view.snapshot, frame_modality()
         require_videos(snapshot, engine.folder)
         check_modality(view.spec, modality)
-        chosen = filtered(snapshot, filters or Filters())
-        ids = [id_ for id_ in snapshot.video_ids() if chosen is None or id_ in chosen]
+        scope = Scope(filters or Filters(), filtered(snapshot, filters or Filters()))
+        ids = [id_ for id_ in snapshot.video_ids() if scope.ids is None or id_ in scope.ids]
         if not ids:
             raise QueryError("no video passes the filters; choose others, or see vfindex list")
         cache = FrameCache(view)
         pairs = find_pairs(view, ids, cache, progress)
-        of_pairs = _groups(view, pairs, cache, lambda: progress(2 * len(ids), 2 * len(ids)))
-        groups = [*_same_files(snapshot, ids), *of_pairs]
+        of_pairs = _groups(view, pairs, cache, scope, lambda: progress(2 * len(ids), 2 * len(ids)))
+        groups = [*_same_files(snapshot, ids, scope), *of_pairs]
     groups.sort(key=lambda group: (-_freed(group), group.kind, str(group.copies[0].video)))
     return DuplicateList(len(ids), sum(map(_freed, groups)), tuple(groups))
 
@@ -206,7 +219,9 @@ class FrameCache:
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def _groups(view: View, pairs: Sequence[Pair], cache: FrameCache, check: Callable[[], None]) -> list[DuplicateGroup]:
+def _groups(
+    view: View, pairs: Sequence[Pair], cache: FrameCache, scope: Scope, check: Callable[[], None]
+) -> list[DuplicateGroup]:
     """Return the groups that pairs form. check: called before each."""
     snapshot = view.snapshot
     videos = {video.id: video for video in snapshot.videos(sorted({v for p in pairs for v in (p.first, p.second)}))}
@@ -217,7 +232,7 @@ def _groups(view: View, pairs: Sequence[Pair], cache: FrameCache, check: Callabl
     ):
         check()
         speech = {each.video: _speech(view, each.video) for each in members}
-        ordered = sorted(members, key=lambda each: _quality(videos[each.video], each), reverse=True)
+        ordered = sorted(members, key=lambda each: _quality(videos[each.video], each, scope), reverse=True)
         best = ordered[0]
         lacking = {each.video for each in ordered[1:] if not _has_all(videos[each.video], each, best, run_of, cache)}
         copies = tuple(_copy(videos, each, best, speech, lacking) for each in ordered)
@@ -256,10 +271,10 @@ def _share(video: StoredVideo, member: Member) -> float:
     return min(1.0, length_s / max(video.end_s - video.start_s, length_s))
 
 
-def _quality(video: StoredVideo, member: Member) -> tuple[bool, bool, int, int]:
-    """Return what is compared to keep the best: more footage, with sound, in more pixels, of more bytes."""
+def _quality(video: StoredVideo, member: Member, scope: Scope) -> tuple[bool, bool, int, bool, int]:
+    """Return what is compared to keep the best: more footage, sound, more pixels, not chosen by filters, more bytes."""
     size = max((location.size_bytes for location in video.locations), default=0)
-    return _share(video, member) < WHOLE_SHARE, video.has_audio, _pixels(video), size
+    return _share(video, member) < WHOLE_SHARE, video.has_audio, _pixels(video), not scope.has(video), size
 
 
 def _pixels(video: StoredVideo) -> int:
@@ -308,7 +323,7 @@ def _speech(view: View, video_id: int) -> Speech:
     return found
 
 
-def _same_files(snapshot: Snapshot, video_ids: Sequence[int]) -> list[DuplicateGroup]:
+def _same_files(snapshot: Snapshot, video_ids: Sequence[int], scope: Scope) -> list[DuplicateGroup]:
     """Return the videos whose file is there several times. Links to one file free nothing."""
     groups = []
     for first in range(0, len(video_ids), 1000):
@@ -317,7 +332,7 @@ def _same_files(snapshot: Snapshot, video_ids: Sequence[int]) -> list[DuplicateG
                 continue
             seen: set[int] = set()
             copies = []
-            for location in video.locations:
+            for location in sorted(video.locations, key=lambda each: path_passes(scope.filters, each.path)):
                 size = 0 if location.inode in seen else location.size_bytes
                 copies.append(
                     Copy(

@@ -121,6 +121,29 @@ def test_the_same_bytes_at_two_places_and_a_link(tmp_path: Path) -> None:
     assert [(each.could_go, each.bytes) for each in group.copies] == [(False, 100), (True, 100), (True, 0)]
 
 
+def test_files_that_filters_do_not_choose_are_kept_first(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        install(writer)
+        same = add_video(writer, "imports/a.mp4", [clip(visual=axis(1))])
+        writer.catalog.place(same, Location(b"/videos/trip/a.mp4", 100, 1, 2))
+        _add(writer, "imports/film.mp4", _scene(2, 30))
+        _add(writer, "trip/film.mp4", _scene(2, 30))
+        writer.publish()
+
+    def gone(filters: str) -> list[bytes | None]:
+        with SearchService(tmp_path) as service:
+            return sorted(
+                each.video or b""
+                for group in service.duplicates(filters).groups
+                for each in group.copies
+                if each.could_go
+            )
+
+    assert gone("in:imports") == [b"/videos/imports/a.mp4", b"/videos/imports/film.mp4"]
+    assert gone("in:trip") == [b"/videos/trip/a.mp4", b"/videos/trip/film.mp4"]
+    assert gone("")[0] == b"/videos/trip/a.mp4", "the first by path stays"
+
+
 def test_of_recordings_that_overlap_only_those_go_that_the_best_has(tmp_path: Path) -> None:
     with writing(tmp_path) as writer:
         install(writer)
