@@ -49,6 +49,7 @@ def command(
     """
     from vfindex.search.understanding.labelling.classes import read_classes
     from vfindex.search.understanding.labelling.label import NOT_BETTER, label_library
+    from vfindex.search.understanding.labelling.probe import FEW_EXAMPLES
 
     if remove:
         if table is not None or dry_run:
@@ -67,6 +68,13 @@ def command(
         print_json(done.to_dict())
     else:
         _print(done, dry_run=dry_run)
+    few = [each.name for each in chosen.classes if len(each.examples) < FEW_EXAMPLES]
+    if done.method == "linear probe" and few:
+        names = plain(", ".join(few))
+        say(
+            f"fewer than {FEW_EXAMPLES} examples of {names}: labels may well be wrong; descriptions do as well as so "
+            "few (--zero-shot)"
+        )
     if not done.better:
         say(f"{plain(done.classes)}: {NOT_BETTER}; nothing was stored (docs/label.md)")
         raise typer.Exit(1)

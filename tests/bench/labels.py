@@ -8,6 +8,8 @@ other videos of every class, drawn at random; classes with five videos or fewer 
 library's own clips, without labels, set centre, spread and probabilities, as at run time.
 
 closed: the 48 videos, none left out of the choice. open: all 68, with none of these as a ninth class.
+
+few classes: each three of the eight by 5-shot, with all other videos as of none; only videos without examples count.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import json
 import os
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +28,9 @@ from vfindex.search.evaluation.classification import Classification, calibration
 from vfindex.search.evaluation.metrics import compare
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.understanding.labelling.classes import NONE, LabelClass
-from vfindex.search.understanding.labelling.label import Classifier, items_of, read_features
-from vfindex.search.understanding.labelling.mixture import fit_mixture, fit_separation
-from vfindex.search.understanding.labelling.probe import Examples, Probe, fit_probe, held_out_scores
+from vfindex.search.understanding.labelling.label import Classifier, items_of, read_features, shares_of
+from vfindex.search.understanding.labelling.mixture import fit_mixture
+from vfindex.search.understanding.labelling.probe import Examples, Probe, learn_probe
 from vfindex.search.understanding.labelling.zero_shot import zero_shot
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import JointSpec
@@ -45,10 +48,10 @@ def truths(snapshot: Snapshot, videos: np.ndarray, judged: dict[str, list[str]])
     return np.array([names[Path(os.fsdecode(named[int(id_)][1][0])).stem] for id_ in videos])
 
 
-def shares_of(classifier: Classifier, features: np.ndarray) -> np.ndarray:
+def video_shares(classifier: Classifier, features: np.ndarray) -> np.ndarray:
     """Return (n, C + 1) probabilities, with the mixture of these videos."""
     scores = classifier.scores(features)
-    return np.asarray(fit_mixture(scores, classifier.separation).probabilities(scores))
+    return shares_of(classifier, fit_mixture(scores, classifier.separation, classifier.known), features)
 
 
 def few_shot(snapshot: Snapshot, spec: JointSpec, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,11 +70,40 @@ def few_shot(snapshot: Snapshot, spec: JointSpec, truth: np.ndarray, classes: in
         rows = np.concatenate(chosen)
         examples = Examples(items.ids[middle[rows]], truth[rows], videos[rows])
         features = clips[middle[rows]]
-        separation = fit_separation(held_out_scores(features, examples, clips), examples.classes)
-        probe = replace(fit_probe(features, examples, spec), separation=separation).against(clips)
-        shares.append(shares_of(probe, pooled)[number])
-        uncalibrated.append(shares_of(replace(probe, separation=None), pooled)[number])
+        probe = learn_probe(features, examples, spec, clips, items.videos)
+        shares.append(video_shares(probe, pooled)[number])
+        uncalibrated.append(video_shares(replace(probe, separation=None), pooled)[number])
     return np.stack(shares), np.stack(uncalibrated)
+
+
+def few_classes(snapshot: Snapshot, spec: JointSpec, truth: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+    """Return (n,) means over each three of the classes: of right videos, of none found, and of always none.
+
+    NaN for a video that never counts.
+    """
+    items, generator = items_of(snapshot), np.random.default_rng(SEED)
+    nothing = np.zeros(0, np.float32)
+    clips, videos, pooled = read_features(snapshot, Probe(spec, nothing, nothing, 1.0, nothing, nothing), items)
+    middle = np.array([np.flatnonzero(items.videos == id_)[int(np.sum(items.videos == id_)) // 2] for id_ in videos])
+    right: list[np.ndarray] = []
+    own: list[np.ndarray] = []
+    for chosen in combinations(range(classes), 3):
+        of_set = np.array([chosen.index(label) if label in chosen else 3 for label in truth.tolist()])
+        drawn = [np.flatnonzero(of_set == label) for label in range(3)]
+        rows = np.concatenate([generator.choice(of, min(SHOTS, len(of) - 1), replace=False) for of in drawn])
+        examples = Examples(items.ids[middle[rows]], of_set[rows], videos[rows])
+        probe = learn_probe(clips[middle[rows]], examples, spec, clips, items.videos)
+        found = video_shares(probe, pooled).argmax(axis=1)
+        counts = np.isin(np.arange(len(videos)), rows, invert=True)
+        right.append(np.where(counts, found == of_set, np.nan))
+        own.append(np.where(counts, of_set, np.nan))
+    table, labels = np.array(right), np.array(own)
+    return {
+        "accuracy": np.nanmean(table, axis=0),
+        "accuracy of always none": np.nanmean(np.where(np.isnan(labels), np.nan, labels == 3), axis=0),
+        "none, found": np.nanmean(np.where(labels == 3, table, np.nan), axis=0),
+        "of a class, right": np.nanmean(np.where(labels < 3, table, np.nan), axis=0),
+    }
 
 
 def brier(truth: np.ndarray, shares: np.ndarray) -> list[float]:
@@ -125,7 +157,7 @@ def main() -> None:
         _, videos, pooled = read_features(snapshot, by_text, items_of(snapshot))
         truth = truths(snapshot, videos, written["videos"])
         print(f"{len(videos)} videos; P(chance) of zero-shot {by_text.chance(pooled):.4f}")
-        first = judge("zero-shot", names, truth, shares_of(by_text, pooled))
+        first = judge("zero-shot", names, truth, video_shares(by_text, pooled))
         calibrated, plain = few_shot(snapshot, spec, truth, len(names))
         second = judge(f"{SHOTS}-shot", names, truth, calibrated)
         judge(f"{SHOTS}-shot, not calibrated on held-out examples", names, truth, plain)
@@ -136,10 +168,17 @@ def main() -> None:
             print(f"\nBrier, calibrated over not, {what}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
         gain = compare(first.astype(float).tolist(), second.astype(float).tolist())
         print(f"\n{SHOTS}-shot over zero-shot, closed accuracy: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
+        print(f"\nfew classes, {SHOTS}-shot: three of the eight, the other videos are of none")
+        few = few_classes(snapshot, spec, truth, len(names))
+        few["accuracy over always none"] = few["accuracy"] - few["accuracy of always none"]
+        for what, own in few.items():
+            own, draws = own[~np.isnan(own)], np.random.default_rng(0)
+            means = own[draws.integers(0, len(own), (10_000, len(own)))].mean(axis=1)
+            print(f"  {what:28}{own.mean():+.3f} {np.percentile(means, [2.5, 97.5]).round(3)}")
         frames = ("visual",)
         alone = zero_shot(classes, QueryEncoder(library, meta.existing_setup()), spec, meta.priors, frames)
         _, _, seen = read_features(snapshot, alone, items_of(snapshot))
-        judge("zero-shot, frames alone", names, truth, shares_of(alone, seen))
+        judge("zero-shot, frames alone", names, truth, video_shares(alone, seen))
 
 
 if __name__ == "__main__":

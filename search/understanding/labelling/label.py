@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.results import Record
 from vfindex.search.understanding.labelling.classes import NONE, ClassSet
-from vfindex.search.understanding.labelling.mixture import Mixture, fit_mixture, fit_separation
+from vfindex.search.understanding.labelling.mixture import Mixture, fit_mixture
 from vfindex.search.understanding.labelling.probe import (
     Probe,
-    chance_of,
     examples_of,
-    fit_probe,
-    held_out_scores,
     joint_rows,
+    learn_probe,
 )
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier
 from vfindex.search.understanding.labelling.zero_shot import restricted, zero_shot
@@ -55,13 +53,20 @@ class Classifier(Protocol):
 
     @property
     def separation(self) -> float | None:
-        """Of the scores of labelled items that it has not seen (`mixture`); None: it is fitted to the library."""
+        """Of the choices for labelled items that it has not seen (`mixture`); None: it is fitted to the library."""
+
+    @property
+    def known(self) -> Sequence[float]:
+        """Scores of labelled items that it has not seen for their own class; empty: the library alone tells."""
 
     def read(self, snapshot: Snapshot, ids: NDArray[np.int64]) -> FloatArray:
         """Return features (n, dim) of clips; zero rows for those with nothing to compare."""
 
     def scores(self, features: FloatArray) -> FloatArray:
-        """Return (n, C) in standard deviations of unrelated items."""
+        """Return (n, C) in standard deviations of unrelated items, which say whether an item is of a class."""
+
+    def choices(self, features: FloatArray) -> FloatArray | None:
+        """Return (n, C), which say of which class an item is if it is of one; None: the scores say it."""
 
     def chance(self, features: FloatArray) -> float:
         """Return how probable it is that the classes say no more than chance does, from items (n, dim)."""
@@ -234,7 +239,7 @@ def video_shares(
         for part in items.batches():
             _, videos, pooled = read_features(snapshot, classifier, part)
             named = snapshot.named(videos.tolist())
-            for video, shares in zip(videos.tolist(), mixture.probabilities(classifier.scores(pooled)), strict=True):
+            for video, shares in zip(videos.tolist(), shares_of(classifier, mixture, pooled), strict=True):
                 if named[video][1]:
                     yield named[video][1][0], shares
             steps.add(len(part.ids))
@@ -267,11 +272,9 @@ def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
     spec = restricted(reading_spec(snapshot)[0], classes.modalities)
     examples = examples_of(snapshot, classes.classes, ", or compare texts alone with --zero-shot")
     rows = joint_rows(snapshot, spec, examples.clips)
-    probe = fit_probe(rows, examples, spec)
-    library = np.concatenate([probe.read(snapshot, part.ids) for part in _sample(items)])
-    scores = held_out_scores(rows, examples, library)
-    by_chance, separation = chance_of(scores, examples), fit_separation(scores, examples.classes)
-    return replace(probe, by_chance=by_chance, separation=separation).against(library)
+    sample = _sample(items)
+    library = np.concatenate([joint_rows(snapshot, spec, part.ids) for part in sample])
+    return learn_probe(rows, examples, spec, library, np.concatenate([part.videos for part in sample]))
 
 
 def _temporal(snapshot: Snapshot, setup: Setup, head: TemporalHead, classes: ClassSet, items: Items) -> Classifier:
@@ -310,8 +313,13 @@ def _measured(
     if not len(pooled):
         raise QueryError("no clip of this library has what these classes compare; `vfindex status` shows what it has")
     of_items = (np.concatenate(of_clips), np.concatenate(of_videos))
-    mixtures = fit_mixture(of_items[0], classifier.separation), fit_mixture(of_items[1], classifier.separation)
-    return classifier.chance(pooled), mixtures
+    mixtures = [fit_mixture(scores, classifier.separation, classifier.known) for scores in of_items]
+    return classifier.chance(pooled), (mixtures[0], mixtures[1])
+
+
+def shares_of(classifier: Classifier, mixture: Mixture, features: FloatArray) -> NDArray[np.float64]:
+    """Return (n, C + 1) probabilities of the classes and of none, for features of items (n, dim)."""
+    return mixture.probabilities(classifier.scores(features), classifier.choices(features))
 
 
 def _present(features: FloatArray) -> NDArray[np.bool_]:
@@ -332,7 +340,7 @@ def _labelled(
 
 
 def _decided(ids: NDArray[np.int64], features: FloatArray, classifier: Classifier, mixture: Mixture) -> Found:
-    shares = mixture.probabilities(classifier.scores(features))
+    shares = shares_of(classifier, mixture, features)
     best = shares.argmax(axis=1)
     chosen = shares[np.arange(len(best)), best].astype(np.float32)
     return Found(ids, np.where(_present(features), best, -1), chosen, shares[:, -1].astype(np.float32))

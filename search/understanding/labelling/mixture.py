@@ -7,11 +7,14 @@ classes that exclude each other. Then, for a share w of items of none and equal 
     P(class c) = (1 - w) / C * exp(d * z_c - d^2 / 2) / (w + (1 - w) / C * sum of exp(d * z_k - d^2 / 2))
 
 which is a softmax of temperature 1 / d with one more entry for none. d and w are fitted to the library without labels,
-by expectation maximisation (Dempster, Laird and Rubin 1977), towards a prior that counts as much as PRIOR_ITEMS items.
+by expectation maximisation (Dempster, Laird and Rubin 1977), towards a prior that counts as much as PRIOR_ITEMS items;
+items of known classes, where there are any, count as such (Nigam et al. 2000, Machine Learning 39).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,8 +46,11 @@ class Mixture:
     none_share: float
     held_out: float | None = None
 
-    def probabilities(self, scores: FloatArray) -> NDArray[np.float64]:
-        """Return (n, C + 1): of each class, and of none, which sum to 1. scores: (n, C)."""
+    def probabilities(self, scores: FloatArray, choices: FloatArray | None = None) -> NDArray[np.float64]:
+        """Return (n, C + 1): of each class, and of none, which sum to 1.
+
+        scores: (n, C). choices: (n, C), by which classes share what is not none's, where `held_out` is of these.
+        """
         classes = scores.shape[1]
         odds = (
             self.separation * scores.astype(np.float64)
@@ -53,7 +59,8 @@ class Mixture:
         )
         shares = _softmax(np.concatenate([odds, np.full((len(scores), 1), np.log(self.none_share))], axis=1))
         if self.held_out is not None:
-            shares[:, :-1] = (1 - shares[:, -1:]) * _softmax(self.held_out * scores.astype(np.float64))
+            shared = scores if choices is None else choices
+            shares[:, :-1] = (1 - shares[:, -1:]) * _softmax(self.held_out * shared.astype(np.float64))
         return shares
 
 
@@ -62,10 +69,11 @@ def _softmax(odds: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def fit_mixture(scores: FloatArray, held_out: float | None = None) -> Mixture:
+def fit_mixture(scores: FloatArray, held_out: float | None = None, known: Sequence[float] = ()) -> Mixture:
     """Return the mixture of greatest posterior density for the scores (n, C); that of the prior for no items.
 
-    held_out: see `Mixture`. Of more than MOST_SCORES, items evenly spread count.
+    held_out: see `Mixture`. known: scores of other items for the class that they are known to be of. Of more than
+    MOST_SCORES, items evenly spread count.
     """
     mixture = Mixture(PRIOR_SEPARATION, 0.5)
     scores = scores[:: 1 + scores.size // MOST_SCORES]
@@ -73,7 +81,8 @@ def fit_mixture(scores: FloatArray, held_out: float | None = None) -> Mixture:
         shares = mixture.probabilities(scores)
         of_classes = shares[:, :-1]
         total = float(of_classes.sum())
-        separation = (float((of_classes * scores).sum()) + PRIOR_ITEMS * PRIOR_SEPARATION) / (total + PRIOR_ITEMS)
+        of_known = math.fsum(known) + PRIOR_ITEMS * PRIOR_SEPARATION
+        separation = (float((of_classes * scores).sum()) + of_known) / (total + len(known) + PRIOR_ITEMS)
         none_share = (float(shares[:, -1].sum()) + PRIOR_ITEMS / 2) / (len(scores) + PRIOR_ITEMS)
         moved = abs(separation - mixture.separation) + abs(none_share - mixture.none_share)
         mixture = Mixture(max(separation, LEAST_SEPARATION), none_share)

@@ -1,9 +1,12 @@
 """Few-shot classes: a linear probe on the joint vectors of example clips.
 
 Multinomial logistic regression with an L2 penalty (Radford et al. 2021, arXiv 2103.00020, appendix A.3), by
-scikit-learn with its default strength, classes weighted alike. A clip's score for a class is the probe's decision value
-in standard deviations of the library's clips for which another class is better. Probabilities are calibrated on the
-examples themselves, each scored by a probe on those of other videos.
+scikit-learn with its default strength, classes weighted alike. Two are fitted. One has the library's other clips as a
+class more, the background: its decision values, in standard deviations of the clips for which another class or the
+background is better, say whether a clip is of a class at all. They are the negatives of learning from positive and
+unlabelled examples (Elkan and Noto 2008, KDD; Liu et al. 2003, ICDM): most clips of a library are of no class. The
+other has the classes alone, and says which of them. Probabilities are calibrated on the examples themselves, each
+scored by a probe on those of other videos.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 
 from vfindex.search.query.like import Like, clip_of
 from vfindex.search.understanding.labelling.classes import LabelClass
-from vfindex.search.understanding.labelling.mixture import NEVER, against_null, empirical_null
+from vfindex.search.understanding.labelling.mixture import NEVER, against_null, empirical_null, fit_separation
 from vfindex.search.understanding.vectors import vector_batches
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import UsageError, VfindexError
@@ -27,6 +30,11 @@ from vfindex.storage.records import FloatArray
 
 # Parts of the examples that are predicted by the others, whole videos each.
 FOLDS = 10
+# Clips of the library, evenly spread, that are the background: their mean is known to 1/45 of their spread.
+BACKGROUND = 2000
+# Examples of a class below which descriptions do as well: a probe needs four of them to reach zero-shot on the same
+# features (Radford et al. 2021, figure 6).
+FEW_EXAMPLES = 4
 _MAX_STEPS = 1000
 
 
@@ -40,11 +48,33 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Membership:
+    """Scores of whether clips are of a class or of none. weights: (C, dim). offsets, centre, spread: (C,).
+
+    known: scores of held-out examples for their own class. by_chance: how probable it is that they lie so far above
+    other clips of the library, if they are no more of their classes than those are.
+    """
+
+    weights: FloatArray
+    offsets: FloatArray
+    centre: FloatArray
+    spread: FloatArray
+    known: tuple[float, ...] = ()
+    by_chance: float = 1.0
+
+    def scores(self, features: FloatArray) -> FloatArray:
+        """Return (n, C): standard deviations above clips of other classes or of none; 0 for nothing to compare."""
+        values = np.asarray(unit_rows(features) @ self.weights.T + self.offsets, np.float32)
+        return against_null(values, features, (self.centre, self.spread))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Probe:
     """A classifier by examples. weights: (C, dim), offsets: (C,). centre, spread: (C,) of the library's clips.
 
-    by_chance: how probable it is to predict the examples that well by naming the most frequent class. separation: of
-    the scores of held-out examples (`mixture`), None before it is known.
+    by_chance: how probable it is to predict the examples that well by chance. separation: of the choices for held-out
+    examples (`mixture`), None before it is known. membership: None where all videos of the library are examples; then
+    the choices alone tell.
     """
 
     spec: JointSpec
@@ -54,6 +84,12 @@ class Probe:
     centre: FloatArray
     spread: FloatArray
     separation: float | None = None
+    membership: Membership | None = None
+
+    @property
+    def known(self) -> tuple[float, ...]:
+        """Scores of held-out examples for their own class."""
+        return () if self.membership is None else self.membership.known
 
     def read(self, snapshot: Snapshot, ids: Sequence[int] | NDArray[np.int64]) -> FloatArray:
         """Return (n, dim) joint vectors of clips, of length 1."""
@@ -61,6 +97,10 @@ class Probe:
 
     def scores(self, features: FloatArray) -> FloatArray:
         """Return (n, C): standard deviations above the library's other clips; 0 for rows with nothing to compare."""
+        return self.choices(features) if self.membership is None else self.membership.scores(features)
+
+    def choices(self, features: FloatArray) -> FloatArray:
+        """Return (n, C), of the classes alone: standard deviations above clips for which another class is better."""
         return against_null(self.decisions(features), features, (self.centre, self.spread))
 
     def decisions(self, features: FloatArray) -> FloatArray:
@@ -119,6 +159,79 @@ def fit_probe(features: FloatArray, examples: Examples, spec: JointSpec) -> Prob
     weights, offsets = fitted(rows, examples.classes, classes)
     nothing = np.zeros(classes, np.float32)
     return Probe(spec, weights, offsets, 1.0, nothing, nothing + 1)
+
+
+def learn_probe(
+    features: FloatArray, examples: Examples, spec: JointSpec, library: FloatArray, videos: NDArray[np.int64]
+) -> Probe:
+    """Return the probe of examples with these features (n, dim), calibrated and compared with chance.
+
+    library: (m, dim) of its clips, evenly spread. videos: (m,) theirs.
+    """
+    choices = held_out_scores(features, examples, library)
+    others = np.any(library, axis=1) & ~np.isin(videos, examples.videos)
+    membership = fit_membership(features, examples, library[others], videos[others])
+    by_chance = max(chance_of(choices, examples), 0.0 if membership is None else membership.by_chance)
+    separation = fit_separation(choices, examples.classes)
+    probe = replace(fit_probe(features, examples, spec), by_chance=by_chance, separation=separation)
+    return replace(probe.against(library), membership=membership)
+
+
+def fit_membership(
+    features: FloatArray, examples: Examples, others: FloatArray, videos: NDArray[np.int64]
+) -> Membership | None:
+    """Return the scores of whether clips are of a class, by examples (n, dim) against other clips of the library.
+
+    others: (m, dim), of videos without examples; videos: (m,) theirs. None if there are fewer than two such videos.
+    Held-out examples are compared with clips that are held out as they are.
+    """
+    thinned = slice(None, None, 1 + (len(others) - 1) // BACKGROUND)
+    rows, background, videos = unit_rows(features), unit_rows(others[thinned]), videos[thinned]
+    n_videos = len(np.unique(videos))
+    if n_videos < 2:
+        return None
+    labels, classes = examples.classes, int(examples.classes.max()) + 1
+    folds, parts = (
+        folds_of(examples.videos, labels, FOLDS),
+        folds_of(videos, np.zeros_like(videos), FOLDS),
+    )
+    known, above = np.full((2, len(rows)), np.nan)
+    for fold in range(int(folds.max()) + 1):
+        apart = parts == fold % (int(parts.max()) + 1)
+        kept = folds != fold
+        held = np.flatnonzero(~kept & np.isin(labels, labels[kept]))
+        found = _against_background(rows[kept], labels[kept], background[~apart], classes)
+        own = found.scores(rows[held])[np.arange(len(held)), labels[held]]
+        null = found.scores(background[apart])[:, labels[held]]  # (clips held out, examples held out)
+        known[held], above[held] = own, (0.5 * (null < own) + 0.5 * (null <= own)).mean(axis=0)
+    has_others = ~np.isnan(known)
+    chance = _rank_chance(above[has_others], examples.videos[has_others], n_videos)
+    whole = _against_background(rows, labels, background, classes)
+    return replace(whole, known=tuple(known[has_others].tolist()), by_chance=chance)
+
+
+def _against_background(
+    rows: FloatArray, labels: NDArray[np.int64], background: FloatArray, classes: int
+) -> Membership:
+    """Return the scores by these examples, with background (m, dim) as a class more."""
+    numbers = np.concatenate([labels, np.full(len(background), classes)])
+    both = np.concatenate([rows, background])
+    weights, offsets = fitted(both, numbers, classes + 1)
+    centre, spread = empirical_null(both @ weights.T + offsets)
+    return Membership(weights[:classes], offsets[:classes], centre[:classes], spread[:classes])
+
+
+def _rank_chance(above: NDArray[np.float64], videos: NDArray[np.int64], others: int) -> float:
+    """Return the probability that examples lie so far above other clips by chance (Mann and Whitney 1947).
+
+    above: (n,) shares of other clips that have lower scores, of examples of these videos. others: number of videos
+    of those. A video counts once.
+    """
+    own = [float(above[videos == video].mean()) for video in np.unique(videos)]
+    if not own:
+        return 1.0
+    spread = math.sqrt((len(own) + others + 1) / (12 * len(own) * others))
+    return 0.5 * math.erfc((float(np.mean(own)) - 0.5) / spread / math.sqrt(2))
 
 
 def unit_rows(features: FloatArray) -> FloatArray:

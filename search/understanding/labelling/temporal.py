@@ -31,6 +31,7 @@ class TemporalClassifier:
     head: TemporalHead
     centre: FloatArray
     spread: FloatArray
+    known: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, head: TemporalHead) -> TemporalClassifier:
@@ -53,6 +54,9 @@ class TemporalClassifier:
     def scores(self, features: FloatArray) -> FloatArray:
         """Return (n, C): standard deviations above the library's other clips; 0 for rows with nothing to compare."""
         return against_null(logits_of(self.head, features), features, (self.centre, self.spread))
+
+    def choices(self, features: FloatArray) -> None:
+        """Classes share by their scores."""
 
     def chance(self, features: FloatArray) -> float:
         return self.head.chance

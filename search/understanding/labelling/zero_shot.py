@@ -42,6 +42,7 @@ class ZeroShot:
     background: FloatArray
 
     separation: None = None
+    known: tuple[float, ...] = ()
 
     def read(self, snapshot: Snapshot, ids: Sequence[int] | NDArray[np.int64]) -> FloatArray:
         """Return (n, dim) joint vectors of clips."""
@@ -52,6 +53,9 @@ class ZeroShot:
     def scores(self, features: FloatArray) -> FloatArray:
         """Return (n, C): standard deviations above the background; 0 for rows with nothing to compare."""
         return standardised(features @ self.classes.T, features @ self.background.T)
+
+    def choices(self, features: FloatArray) -> None:
+        """Classes share by their scores."""
 
     def chance(self, features: FloatArray) -> float:
         """Return the share of PLACEBO_SETS of as many texts that fit these items as well as the classes do.

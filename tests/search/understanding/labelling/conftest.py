@@ -30,19 +30,24 @@ def near(axis: int, generator: np.random.Generator, share: float = 0.6) -> Float
 
 
 @pytest.fixture(scope="session")
-def make_kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
-    """Return a function that makes a library; share: how much of its kind a clip's vector is, 0: nothing."""
+def make_kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that makes a library.
 
-    def make(share: float) -> Path:
+    share: how much of its kind a clip's vector is, 0: nothing. others: videos of other kinds, the last ones if more
+    than 8; None: 8.
+    """
+
+    def make(share: float, others: int | None = None) -> Path:
         folder, generator = tmp_path_factory.mktemp("kinds"), np.random.default_rng(3)
         background = np.stack([near(2, generator, 0.0) for _ in range(100)])
         zero = np.zeros(DIM, np.float32)
         prior = ModalityPrior(zero, zero, 1 / 8, background, 1.0)
         with writing(folder) as writer:
             writer.install(SETUP, {"visual": prior}, {})
-            for number in range(VIDEOS):
-                kind = [*KINDS, f"other {number}"][number % 3]
-                axis = KINDS.get(kind, 3 + number)
+            numbers = [number for number in range(VIDEOS) if number % 3 < 2 or others is None]
+            for number in [*numbers, *range(VIDEOS, VIDEOS + (others or 0))]:
+                kind = [*KINDS, f"other {number}"][number % 3 if number < VIDEOS else 2]
+                axis = KINDS.get(kind, 3 + number % (DIM - 3))
                 clips = [
                     Clip(5 * n, 5 * n + 5, 0.0, {"visual": vector}, vector[None], np.array([5.0 * n]))
                     for n in range(CLIPS)

@@ -91,6 +91,20 @@ def test_few_items_that_are_all_right_are_not_certain() -> None:
     assert fit_separation(np.full((2, 2), NEVER, np.float32), np.array([0, 1])) == PRIOR_SEPARATION
 
 
+def test_items_of_known_classes_count_as_such() -> None:
+    far = np.full((1, 3), -50.0, np.float32)  # of none
+    assert fit_mixture(far, known=[4.0] * 20).separation == pytest.approx((4.0 + PRIOR_SEPARATION) / 2)
+    scores = sample(500, 3, 3.0, 0.5)[0]
+    assert fit_mixture(scores, known=[5.0] * 50).separation > fit_mixture(scores).separation + 0.2
+
+
+def test_choices_say_of_which_class_an_item_is() -> None:
+    scores, choices = np.array([[3.0, 0.0]], np.float32), np.array([[0.0, 2.0]], np.float32)
+    [shares] = Mixture(2.0, 0.5, 1.0).probabilities(scores, choices)
+    [by_scores] = Mixture(2.0, 0.5, 1.0).probabilities(scores)
+    assert shares[-1] == by_scores[-1] and shares[1] / shares[0] == pytest.approx(np.exp(2.0))
+
+
 def test_classes_share_by_held_out_items_what_is_not_none() -> None:
     scores = sample(500, 4, 3.0, 0.3)[0]
     plain, held_out = fit_mixture(scores), fit_mixture(scores, 0.5)

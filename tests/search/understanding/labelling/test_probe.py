@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vfindex.cli.app import main
 from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
 from vfindex.search.understanding.labelling.label import Labelling, label_library
-from vfindex.search.understanding.labelling.probe import Examples, binomial_tail, chance_of, fit_probe, held_out_scores
+from vfindex.search.understanding.labelling.probe import (
+    Examples,
+    binomial_tail,
+    chance_of,
+    fit_probe,
+    held_out_scores,
+    learn_probe,
+)
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
 from vfindex.storage.joint.vector import JointSpec
+from vfindex.storage.records import FloatArray
 
 pytest.importorskip("sklearn", reason="scikit-learn fits the probe: pip install 'vfindex[index]'")
 
@@ -49,6 +60,51 @@ def test_it_learns_classes_whose_names_say_nothing(kinds: Path) -> None:
 def test_examples_without_a_common_kind_are_no_better_than_chance(make_kinds: Callable[[float], Path]) -> None:
     done = label_library(make_kinds(0.0), TWO)
     assert not done.better and done.stored == 0
+
+
+def test_most_videos_of_a_library_are_of_no_class(make_kinds: Callable[..., Path]) -> None:
+    done = label_library(make_kinds(0.6, others=60), TWO, store=False)
+    assert done.better and done.none is not None
+    assert labels_of(done, "cooking").count("alpha") >= 7 and labels_of(done, "sport").count("beta") >= 7
+    assert done.none.videos >= 55  # of 60
+
+
+def test_few_examples_get_a_warning(
+    kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(examples: int) -> str:
+        classes = [{"name": each.name, "examples": list(each.examples)} for each in TWO.classes]
+        classes[1]["examples"] = classes[1]["examples"][:examples]
+        (tmp_path / "letters.json").write_text(json.dumps({"classes": classes}), encoding="utf-8")
+        words = ["vfindex", "label", str(tmp_path / "letters.json"), "--dry-run", "--library", str(kinds)]
+        monkeypatch.setattr(sys, "argv", words)
+        with suppress(SystemExit):
+            main()
+        return capsys.readouterr().err
+
+    assert "fewer than 4 examples of beta: labels may well be wrong" in said(3)
+    assert "fewer than" not in said(4)
+
+
+def test_classes_that_cover_a_library_leave_nothing_over(make_kinds: Callable[..., Path]) -> None:
+    done = label_library(make_kinds(0.6, others=0), TWO, store=False)
+    assert done.better and done.none is not None and done.none.videos <= 1
+
+
+def test_examples_that_are_like_any_clip_are_no_better_than_chance() -> None:
+    generator, labels = np.random.default_rng(0), np.repeat([0, 1], 5)
+    rows, others = (generator.standard_normal((n, 16)).astype(np.float32) for n in (10, 60))
+    rows[:, 0] += np.where(labels == 1, 3, -3)  # told from each other, and between the others
+    others[:, 0] = np.where(np.arange(60) % 2, 30, -30)
+    examples, videos = Examples(np.arange(10), labels, 100 + np.arange(10)), np.arange(60)
+
+    def chance(others: FloatArray) -> float:
+        library = np.concatenate([rows, others])
+        return learn_probe(rows, examples, JointSpec({}), library, np.append(examples.videos, videos)).by_chance
+
+    assert chance_of(held_out_scores(rows, examples, others), examples) < 0.05 <= chance(others)
+    others[:, 0] = 0
+    assert chance(others) < 0.05
 
 
 def test_three_classes_and_a_fold_without_one() -> None:
