@@ -25,17 +25,20 @@ from vfindex.search.calibration.labels import META_KEY, Calibration, Label, Labe
 from vfindex.search.engine import answer
 from vfindex.search.libraries import existing_video
 from vfindex.search.live import require_videos
-from vfindex.search.query.ast import Filters, Query
+from vfindex.search.query.ast import FURTHER_STOP_WORDS, STOP_WORDS, Filters, Query
 from vfindex.search.query.like import video_among
 from vfindex.search.query.request import Request
 from vfindex.search.rank.group import MERGED_SHARE, REACH_S
+from vfindex.search.rank.lexical import match_keywords
 from vfindex.search.results import Record
 from vfindex.search.understanding.answering.passages import Passage, score_passages
 from vfindex.storage.errors import LibraryError, QueryError
 from vfindex.storage.library import reading_spec
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, get_modality, modality_names
 from vfindex.storage.records import SEARCHABLE, Box, ClipKey, Segment, SegmentSource
-from vfindex.storage.text.tokenizer import plain_words
+from vfindex.storage.text.folding import folded
+from vfindex.storage.text.tokenizer import plain_words, words_of
 
 if TYPE_CHECKING:
     from vfindex.search.libraries import OpenLibraries
@@ -50,6 +53,7 @@ TOP_K, MAX_TOP_K = 3, 20
 # Segments quoted of each track; a clip of ten seconds has two to four of speech, a screen may have dozens.
 MAX_QUOTATIONS = 4
 NOT_SAID = "the library does not say"
+_OTHER_LANGUAGE = "; its text model knows English alone, and none of these words is in it"
 _CHANCE = "not better than chance here: "
 # Moments that another rule leaves out are replaced by those after them.
 _SPARE = 3
@@ -145,14 +149,17 @@ def ask(  # noqa: PLR0913  the options of `SearchService.ask`
         uncalibrated = _why_uncalibrated(snapshots)
         has_scores = all(reading_spec(each)[0].weights_are_open for each in snapshots)
         query = Query.plain(question)
+        is_foreign = _is_foreign(snapshots, query)
         if path is not None:
             query = replace(query, filters=Filters(inside=(escape(os.fsdecode(path)),)))
         labeller = _labeller(snapshots, query)
     asked = _Asked(libraries, question, query, labeller, top_k + _SPARE)
-    hits = asked.hits(top_k, timeout_s) if has_scores else []
+    hits = asked.hits(top_k, timeout_s) if has_scores and (show_all or not is_foreign) else []
     found = asked.moments([hit for hit in hits if show_all or asked.counts(hit)])
     says = True if any(map(_is_above_chance, found)) else None if not has_scores else asked.says_nothing(hits)
-    not_said = "the video does not say" if video is not None else NOT_SAID
+    if is_foreign and has_scores:
+        says = False
+    not_said = ("the video does not say" if video is not None else NOT_SAID) + (_OTHER_LANGUAGE if is_foreign else "")
     reason = None if says else not_said if says is False else f"{_CHANCE}{uncalibrated}"
     moments = tuple(replace(each, rank=rank) for rank, each in enumerate(found[:top_k], start=1))
     phrased = None
@@ -161,6 +168,21 @@ def ask(  # noqa: PLR0913  the options of `SearchService.ask`
 
         phrased = phrase(endpoint, question, [" / ".join(q.text for q in each.quotations) for each in moments])
     return Answer(question, path, says, reason, moments, phrased)
+
+
+def _is_foreign(snapshots: Sequence[Snapshot], query: Query) -> bool:
+    """Return whether a question has function words of another language than English and matches nothing by its words.
+
+    Never where a library's text model is one of many languages. Of vectors alone, a model of English takes what is
+    written in a language for an answer to whatever is asked in it.
+    """
+    if any(LibraryMeta(each).existing_setup().imputed_share for each in snapshots):
+        return False
+    [moment] = query.moments
+    typed = {folded(word) for word in words_of(moment.text) if word == word.lower()}
+    if not typed & FURTHER_STOP_WORDS - STOP_WORDS:
+        return False
+    return not any(match_keywords(each, moment.keywords()).documents for each in snapshots)
 
 
 def _path_of(snapshots: Sequence[Snapshot], name: str | Path) -> bytes:

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from vfindex.search.query.ast import Query
+from vfindex.search.calibration.known_items import MIN_TITLE_WORDS
+from vfindex.search.query.ast import FURTHER_STOP_WORDS, STOP_WORDS, Query
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.rank.lexical import match_keywords
 from vfindex.search.rank.score import sharpened
@@ -18,6 +19,7 @@ from vfindex.storage.library import reading_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Segment
+from vfindex.storage.text.tokenizer import plain_words
 
 # Segments of each track encoded for one question, those with most of its words first.
 MAX_ENCODED = 24
@@ -38,6 +40,12 @@ class Passage:
         return self.segments[0].track
 
     @property
+    def has_content(self) -> bool:
+        """Whether it has a word of the question, or as many content words as tell one title from another."""
+        words = {word for each in self.segments for word in plain_words(each.text) if word.isalpha()}
+        return bool(self.words) or len(words - STOP_WORDS - FURTHER_STOP_WORDS) >= MIN_TITLE_WORDS
+
+    @property
     def start_s(self) -> float:
         return min(each.start_s for each in self.segments)
 
@@ -49,7 +57,7 @@ class Passage:
 def score_passages(
     snapshot: Snapshot, encoder: QueryEncoder, question: str, found: Sequence[tuple[int, Sequence[Segment]]]
 ) -> list[list[Passage]]:
-    """Return the passages of each stretch, best first. found: the video of each, and the segments in it.
+    """Return the passages with content of each stretch, best first. found: the video of each, and its segments.
 
     A score is a passage's sharpened similarity in its modality, plus what the question's words in it are worth: the sum
     by which `rank.score` ranks clips. The vector of two segments is the mean of theirs, as a clip's is of its windows.
@@ -71,7 +79,9 @@ def score_passages(
             keys = [(each.track, video_id, each.start_s, each.text) for each in joined]
             words = dict.fromkeys(keyword for key in keys for keyword in held.get(key, ()))
             worth = weight * sum(matches.shares.get(word, 0.0) for word in words)
-            pieces.append((number, Passage(joined, tuple(word.text for word in words), worth)))
+            passage = Passage(joined, tuple(word.text for word in words), worth)
+            if passage.has_content:
+                pieces.append((number, passage))
     pieces.sort(key=lambda each: -each[1].score)
     scored: list[list[Passage]] = [[] for _ in found]
     for track in dict.fromkeys(each.track for _, each in pieces if each.track in ways):

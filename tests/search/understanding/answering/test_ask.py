@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from answering import answering, sending
-from library_maker import add_video, axis, clip, install
+from library_maker import SETUP, add_video, axis, clip, install, prior
 
 from vfindex.search.calibration.labels import (
     META_KEY,
@@ -112,6 +112,48 @@ def test_what_is_not_above_chance_is_not_said(folder: Path) -> None:
         assert (answer.says, answer.reason, answer.moments) == (False, NOT_SAID, ())
         shown = service.ask("Where do zebras sleep?", show_all=True)
         assert (shown.says, {each.confidence for each in shown.moments}) == (False, {"none"})
+
+
+def above_chance(folder: Path, said: list[Segment], imputed_share: float = 0.0) -> SearchService:
+    """Return a library in which every clip is above chance; of some lines, by a text model of English alone or not."""
+    with writing(folder) as writer:
+        writer.install(replace(SETUP, imputed_share=imputed_share), {"visual": prior(), "speech": prior()}, {})
+        add_video(writer, "read.mp4", [clip(0, 5, visual=axis(1), speech=axis(1))], said)
+        writer.publish()
+        least = replace(MEASURED, weight=1.0, low=-9.0)
+        writer.catalog.put(META_KEY, Calibration(1, {"speech": least}).to_json())
+    return SearchService(folder)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [(["DER", "and"], False), (["OK?"], False), (["Wear a helmet."], True), (["climbers"], True), (["K2"], False)],
+)
+def test_a_line_without_content_is_no_answer(tmp_path: Path, lines: list[str], says: bool) -> None:
+    said = [Segment(n, n + 0.5, text, "asr", "en") for n, text in enumerate(lines)]
+    with above_chance(tmp_path, said) as service:
+        answer = service.ask("What should climbers put on?")
+        assert (answer.says, answer.reason) == (says, None if says else NOT_SAID)
+
+
+@pytest.mark.parametrize(
+    ("question", "imputed_share", "says"),
+    [
+        ("Was trägt ein Kletterer?", 0.0, False),
+        ("Was trägt ein Kletterer?", 0.3, True),  # a model of many languages
+        ("Was steht auf dem Helmet?", 0.0, True),  # one of its words is said
+        ("What do mountaineers put on?", 0.0, True),
+        ("Who painted La Gioconda?", 0.0, True),
+    ],
+)
+def test_a_question_in_a_language_that_the_model_does_not_know(
+    tmp_path: Path, question: str, imputed_share: float, says: bool
+) -> None:
+    with above_chance(tmp_path, [Segment(0, 4, "Wear a helmet and gloves.", "asr", "en")], imputed_share) as service:
+        answer = service.ask(question)
+        assert answer.says is says and bool(answer.moments) is says
+        if not says:
+            assert answer.reason == f"{NOT_SAID}; its text model knows English alone, and none of these words is in it"
 
 
 def test_without_a_calibration_nothing_is_an_answer(folder: Path) -> None:
