@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 # A command that takes longer is killed: it would hold the night.
 EXEC_S = 60.0
+# What is meant as a placeholder.
+_BRACES = re.compile(r"\{\w+\}")
 
 
 def ask_watches(folder: Path) -> bool:
@@ -52,13 +56,20 @@ def say_waiting(waiting: tuple[Waiting, ...]) -> None:
 
 
 def user_command(text: str) -> list[str]:
-    """Return the program and arguments of `--exec`. Raises UsageError."""
+    """Return the program and arguments of `--exec`. Raises UsageError, VfindexError for a program that is not there."""
+    from vfindex.search.understanding.news import PLACEHOLDERS
+
     try:
         command = shlex.split(text)
     except ValueError as exc:
         raise UsageError(f"--exec cannot be read ({exc}); quote it as for a shell, which is not used") from exc
     if not command:
         raise UsageError("--exec is empty; name a program, as in: --exec 'notify-send {name} {video}'")
+    unknown = [each for part in command for each in _BRACES.findall(part) if each not in PLACEHOLDERS]
+    if unknown:
+        raise UsageError(f"--exec has {unknown[0]}; it may have {', '.join(PLACEHOLDERS)}")
+    if shutil.which(command[0]) is None:
+        raise VfindexError(f"{command[0]} cannot be started (no such program); nothing was reported to it")
     return command
 
 

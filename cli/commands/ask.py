@@ -80,6 +80,8 @@ def _print(answer: Answer) -> None:
     if phrased is not None:
         for sentence in phrased.sentences:
             print(plain(sentence.text) + " " + "".join(f"[{rank}]" for rank in sentence.moments))
+        if phrased.sentences:
+            say(f"written by {phrased.endpoint}, from the quotations below")
         if phrased.problem:
             say(f"{phrased.endpoint}: {phrased.problem}; the quotations are the answer")
         elif phrased.dropped:

@@ -41,7 +41,8 @@ def as_html(digest: Digest) -> bytes:
     name = escape(_name(digest))
     moments = "\n".join(_figure(each) for each in digest.moments)
     said = "\n".join(
-        f"<li><q>{escape(plain(each.text))}</q> <time>{clock(each.start_s)}</time></li>" for each in digest.sentences
+        f"<li><q>{escape(plain(each.text))}</q> <time>{clock(each.start_s, tenths=True)}</time></li>"
+        for each in digest.sentences
     )
     return (
         '<!doctype html>\n<html>\n<head>\n<meta charset="utf-8">\n'
@@ -69,7 +70,7 @@ def _picture(moment: Moment) -> bytes | None:
 
 
 def _span(moment: Moment) -> str:
-    return f"{clock(moment.start_s)}-{clock(moment.end_s)}"
+    return f"{clock(moment.start_s, tenths=True)}-{clock(moment.end_s, tenths=True)}"
 
 
 def _name(digest: Digest) -> str:
@@ -77,4 +78,4 @@ def _name(digest: Digest) -> str:
 
 
 def _facts(digest: Digest) -> str:
-    return f"{clock(digest.length_s)} of {clock(digest.duration_s)}"
+    return f"{clock(digest.length_s, tenths=True)} of {clock(digest.duration_s, tenths=True)}"

@@ -80,19 +80,18 @@ class News(Record):
     waiting: tuple[Waiting, ...] = ()
 
 
+# Of the arguments of a user's command, filled in for each hit.
+PLACEHOLDERS = ("{name}", "{question}", "{video}", "{start}", "{end}", "{id}")
+
+
 def arguments_of(command: Sequence[str], item: NewsItem) -> list[str]:
     """Return a command with `{name}`, `{question}`, `{video}`, `{start}`, `{end}`, `{id}` of its arguments filled in.
 
     Each argument stays one argument, whatever a name holds. Other braces stay as they are.
     """
-    values: Mapping[str, str] = {
-        "{name}": item.watch,
-        "{question}": item.question,
-        "{video}": "" if item.video is None else os.fsdecode(item.video),
-        "{start}": f"{item.start_s:.3f}",
-        "{end}": f"{item.end_s:.3f}",
-        "{id}": str(item.id),
-    }
+    video = "" if item.video is None else os.fsdecode(item.video)
+    texts = (item.watch, item.question, video, f"{item.start_s:.3f}", f"{item.end_s:.3f}", str(item.id))
+    values = dict(zip(PLACEHOLDERS, texts, strict=True))
     return [_filled(part, values) for part in command]
 
 

@@ -151,6 +151,8 @@ class UserData:
     def save_query(self, name: str, text: str, by: str | None = None) -> SavedQuery:
         """Store a question under a name. Raises UsageError if another question has it."""
         _check_text("the name", name, MAX_NAME_CHARS)
+        if any(unicodedata.category(each) == "Cc" for each in name):
+            raise UsageError("the name has a line break or another control character; use another name")
         _check_text("the question", text, MAX_TEXT_CHARS)
         if by is not None:
             _check_text("the name of the user", by, MAX_NAME_CHARS)

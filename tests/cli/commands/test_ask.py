@@ -50,7 +50,10 @@ def test_an_endpoint_phrases_the_answer(run: Any) -> None:
     with answering(sending(b"HTTP/1.1 200 OK", reply)) as (port, received):
         ran = run("ask", "who said hello?", "--llm", f"http://127.0.0.1:{port}/v1", "--model", "m")
     assert ran.code == 0 and ran.out.startswith("She said hello. [1]\n[1]\t")
-    assert ran.err == f"http://127.0.0.1:{port}: 1 sentence left out: no quotation supports it\n"
+    assert ran.err == (
+        f"written by http://127.0.0.1:{port}, from the quotations below\n"
+        f"http://127.0.0.1:{port}: 1 sentence left out: no quotation supports it\n"
+    )
     assert f"Bearer {KEY}".encode() in received[0]
 
 

@@ -72,6 +72,7 @@ def test_a_digest_is_printed_and_written(run: Any, folder: Path) -> None:
     assert Image.open(io.BytesIO(png.read_bytes())).format == "PNG"
     html = page.read_text(encoding="utf-8")
     assert "<h1>&lt;b&gt;five &amp; topics.mp4</h1>" in html and "<b>" not in html
+    assert ">1:30.0-1:35.0, stands" in html and "0:25.0 of 1:40.0" in html, "tenths, as excerpts are cut"
     assert html.count("<figure>") == 5 and "http" not in html.replace("http-equiv", "")
     assert table.read_text(encoding="utf-8").count("topics.mp4") >= 5
     document = json.loads(run("digest", FIVE, "--length", 25, "--json").out)

@@ -103,6 +103,8 @@ def test_a_command_gets_its_arguments_without_a_shell(run: Any, chosen: Path, tm
     [
         (("run", "--exec", "no-such-program"), 1, "no-such-program cannot be started"),
         (("run", "--exec", ""), 2, "--exec is empty"),
+        (("run", "--exec", "true {nope}"), 2, "--exec has {nope}; it may have {name}, {question}, {video}, {start}, "),
+        (("add", "b ad\nname", "dog"), 2, "the name has a line break or another control character"),
         (("run", "--exec", "'open"), 2, "--exec cannot be read (No closing quotation)"),
         (("run", "other"), 1, "no question named other is watched"),
         (("remove", "other"), 1, "no question named other is watched"),
@@ -120,6 +122,12 @@ def test_what_cannot_be_done_is_a_sentence(
     assert (ran.code, ran.out) == (code, "")
     assert said in ran.err and "Traceback" not in ran.err
     assert all(not each.told for each in WatchData.open(chosen).hits())
+
+
+def test_a_program_that_is_missing_is_named_before_there_is_news(run: Any, chosen: Path) -> None:
+    run("watch", "add", "fox", "said:fox")
+    ran = run("watch", "run", "--exec", "./nohook.sh {name}")
+    assert (ran.code, ran.out) == (1, "") and "./nohook.sh cannot be started" in ran.err
 
 
 def test_an_empty_library_is_a_sentence(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
