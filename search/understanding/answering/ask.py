@@ -53,6 +53,8 @@ TOP_K, MAX_TOP_K = 3, 20
 # Segments quoted of each track; a clip of ten seconds has two to four of speech, a screen may have dozens.
 MAX_QUOTATIONS = 4
 NOT_SAID = "the library does not say"
+# Text models of English alone, by their references; those of the other presets know many languages.
+_ENGLISH_MODELS = frozenset({"all-MiniLM-L6-v2"})
 _OTHER_LANGUAGE = "; its text model knows English alone, and none of these words is in it"
 _CHANCE = "not better than chance here: "
 # Moments that another rule leaves out are replaced by those after them.
@@ -173,10 +175,10 @@ def ask(  # noqa: PLR0913  the options of `SearchService.ask`
 def _is_foreign(snapshots: Sequence[Snapshot], query: Query) -> bool:
     """Return whether a question has function words of another language than English and matches nothing by its words.
 
-    Never where a library's text model is one of many languages. Of vectors alone, a model of English takes what is
-    written in a language for an answer to whatever is asked in it.
+    Only where the text model of every library knows English alone. By vectors, it takes what is written in a language
+    for an answer to whatever is asked in it.
     """
-    if any(LibraryMeta(each).existing_setup().imputed_share for each in snapshots):
+    if any(LibraryMeta(each).existing_setup().references.get("text") not in _ENGLISH_MODELS for each in snapshots):
         return False
     [moment] = query.moments
     typed = {folded(word) for word in words_of(moment.text) if word == word.lower()}
