@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand
 
 from vfindex.cli.extras import EXTRAS, require
 from vfindex.cli.output import say
@@ -29,6 +29,8 @@ _NAME_CACHE = "name a folder with VFINDEX_CACHE, or set HOME to one that you may
 _MAX_SECRETS = 10_000
 # Names the key of the endpoint that phrases answers of `ask`.
 LLM_KEY = "VFINDEX_LLM_KEY"
+# Metavars of options whose values name files.
+_FILES = ("FILE", "DIR")
 # What may be a word or a file: -cars, -kite.
 _DASHED = re.compile(r"-[^\W\d_]\w")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -41,7 +43,7 @@ class PlainCommand(TyperCommand):
     """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types.
 
     Words and files that are taken for options, as `-cars`, are told where they belong, and numbers their range. A
-    second value is refused where one is read; the parser would take the last.
+    second file is refused where one is taken.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -85,15 +87,14 @@ def command_group(help_: str, example: str, *, bare: bool = False) -> typer.Type
 
 
 def _refuse_twice(given: Sequence[Any]) -> None:
-    """Raise UsageError for an option that has one value and was given more than once. A switch may be repeated."""
+    """Raise UsageError for a second file or folder where one is taken: the first would not be written, or not read.
+
+    Of other values the last one counts, so that a shell's alias can hold some.
+    """
     for param in given:
-        takes_one = isinstance(param, TyperOption) and not param.multiple and not param.count
-        if takes_one and given.count(param) > 1 and (param.secondary_opts or not param.is_flag):
-            name = max(param.opts, key=len)
-            if param.secondary_opts:
-                raise UsageError(f"give {name} or {max(param.secondary_opts, key=len)}, once")
-            what = "library" if param.name == "library" else "value"
-            raise UsageError(f"give {name} once; this command takes one {what}")
+        if param.metavar in _FILES and not param.multiple and given.count(param) > 1:
+            what = "library" if param.name == "library" else "file" if param.metavar == "FILE" else "folder"
+            raise UsageError(f"give {max(param.opts, key=len)} once; this command takes one {what}")
 
 
 def _range_of(param: Any) -> str | None:
