@@ -171,8 +171,21 @@ def find_pairs(view: View, video_ids: Sequence[int], cache: FrameCache, progress
         if run is not None:
             pairs.append(Pair(each.first, each.second, run))
         progress(len(video_ids) + done * len(video_ids) // len(found), 2 * len(video_ids))
-    limit = least_evidence(considered)
-    return [pair for pair in pairs if pair.run.evidence >= limit]
+    tried = sum(len(each.offsets_s) for each in found)
+    ids = sorted({video for pair in pairs for video in (pair.first, pair.second)})
+    videos = {video.id: video for video in view.snapshot.videos(ids)}
+    return [pair for pair in pairs if pair.run.evidence >= _limit(pair, videos, considered, tried)]
+
+
+def _limit(pair: Pair, videos: Mapping[int, StoredVideo], pairs: int, offsets: int) -> float:
+    """Return the evidence from which on a pair counts, of so many pairs at so many offsets together.
+
+    The whole of a video can only lie at one offset of a pair; a common part of two may lie at any, and by chance as
+    many more of them do.
+    """
+    sides = (pair.first, pair.run.first_s), (pair.second, pair.run.second_s)
+    is_whole = any(_share(videos[video], Member(video, span_s)) >= WHOLE_SHARE for video, span_s in sides)
+    return least_evidence(pairs if is_whole else max(pairs, offsets))
 
 
 class FrameCache:

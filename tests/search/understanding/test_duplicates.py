@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.search.service import SearchService
-from vfindex.search.understanding.duplicates import DuplicateGroup, DuplicateList
+from vfindex.search.understanding.alignment import LEAST_EVIDENCE, Run
+from vfindex.search.understanding.duplicates import DuplicateGroup, DuplicateList, Pair, _limit
 from vfindex.storage.db.clips import StoredVectors
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import QueryError, UsageError
@@ -107,6 +109,14 @@ def test_a_shared_intro_frees_nothing(found: DuplicateList) -> None:
 def test_still_pictures_and_unrelated_videos_are_in_no_group(found: DuplicateList) -> None:
     named = {Path(c.video.decode()).name for g in found.groups for c in g.copies if c.video}
     assert not {name for name in named if name.startswith(("other", "still"))}
+
+
+@pytest.mark.parametrize(("end_s", "limit"), [(29.0, np.log(500)), (10.0, np.log(40_000))])
+def test_a_common_part_needs_evidence_against_all_offsets(end_s: float, limit: float) -> None:
+    videos: Any = {1: SimpleNamespace(start_s=0.0, end_s=30.0), 2: SimpleNamespace(start_s=0.0, end_s=90.0)}
+    pair = Pair(1, 2, Run((0.0, end_s), (40.0, 40.0 + end_s), 0.9, 0.5, 12))
+    assert _limit(pair, videos, 500, 40_000) == pytest.approx(limit)
+    assert _limit(pair, videos, 10, 20) == LEAST_EVIDENCE
 
 
 def test_the_same_bytes_at_two_places_and_a_link(tmp_path: Path) -> None:
