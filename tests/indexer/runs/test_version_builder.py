@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from equality import contents, transcripts
-from library_maker import DIM, SETUP, axis, clip, place, prior, video
+from library_maker import DIM, axis, place, prior
 from sqlalchemy import select
+from upgrading import NEW_DIM, OLD, Upgrade, add, make_library, upgrader
 
 from vfindex.indexer.models.presets import FORMER_SPEECH, LITE_SPEECH, Choice, chosen_models
 from vfindex.indexer.models.store import Recogniser
 from vfindex.indexer.runs import upgrade as upgrading
-from vfindex.indexer.runs import version_builder
 from vfindex.indexer.runs.execute import RunSettings
-from vfindex.indexer.runs.report import UpgradeReport
 from vfindex.indexer.runs.reuse import VideoCopier
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import upgrade
@@ -36,7 +33,6 @@ from vfindex.storage.errors import (
     LibraryLocked,
     LibraryNotFound,
     ModelError,
-    Problem,
     UsageError,
 )
 from vfindex.storage.index.model_versions import history, unused, version_folder
@@ -44,73 +40,15 @@ from vfindex.storage.library import Library
 from vfindex.storage.maintenance.rollback import discard, roll_back
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.records import FloatArray, Segment, Setup, UnitPlan, UnitResult
-from vfindex.storage.writer import Writer, writing
+from vfindex.storage.records import FloatArray, Setup
+from vfindex.storage.writer import writing
 
-OLD = replace(
-    SETUP,
-    models={"visual": "V", "speech": "T", "text": "T"},
-    references={"visual": "V", "text": "T", "speech": "S"},
-)
-NEW_DIM = 5
 ROOTS = (Root(b"/photos"), Root(b"/videos", ("raw/*",)))
-OTHER = Choice(text="T2")
-PROBLEM = Problem(b"/videos/broken", "open", "text", "it is a text file", "nothing to do")
-Upgrade = Callable[..., UpgradeReport]
-
-
-class Sentences:
-    """A text model of NEW_DIM dimensions: a text lies along the axis of its length."""
-
-    dim = NEW_DIM
-
-    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
-        return np.stack([axis(len(text) % NEW_DIM, NEW_DIM) for text in texts])
-
-
-def install(writer: Writer, choice: Choice, sampling: str, cache: Path, **_: object) -> Setup:
-    """Install the models named, as `models.install` does; any text model but T has NEW_DIM dimensions."""
-    names = {"visual": choice.visual or "V", "text": choice.text or "T", "speech": choice.speech or "S"}
-    if names["text"] == "missing":
-        raise ModelError("the model is not here")
-    setup = replace(
-        OLD,
-        preset=choice.preset or "lite",
-        sampling=sampling,
-        models={"visual": names["visual"], "speech": names["text"], "text": names["text"]},
-        references=names,
-    )
-    dim = DIM if names["text"] == "T" else NEW_DIM
-    writer.install(setup, {"visual": prior(), "speech": prior(dim), "text": prior(dim)}, {})
-    return setup
-
-
-def add(writer: Writer, name: str, *, units: int = 1, problem: Problem | None = None, dim: int = DIM) -> int:
-    """Add a video of `units` units with a clip, a thumbnail and a segment each, at two places."""
-    plans = [UnitPlan(n, float(n) or None, n + 1.0 if n + 1 < units else None) for n in range(units)]
-    video_id = writer.catalog.begin_video(video(name), plans, recognised=True)
-    for unit_id, plan in writer.catalog.pending_units(video_id):
-        said = Segment(plan.number, plan.number + 0.5, f"{name} says {'x' * plan.number}", "sidecar", "en")
-        one = clip(plan.number, plan.number + 1, visual=axis(1), speech=axis(2, dim), text=axis(3, dim))
-        result = UnitResult((replace(one, thumbnail=b"webp " + name.encode()),), (said,), {"speech": "told"})
-        writer.commit_unit(video_id, name, unit_id, result)
-    writer.catalog.finish_video(video_id, place(name), [], problem=problem)
-    writer.catalog.place(video_id, place(f"copies/{name}"))
-    return video_id
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a library of two searchable videos and one that failed; none of their files is there."""
-    folder = tmp_path_factory.mktemp("made") / "lib"
-    with writing(folder) as writer:
-        writer.install(OLD, {m: prior() for m in ("visual", "speech", "text")}, {})
-        add(writer, "long story", units=2)
-        add(writer, "zoo", problem=replace(PROBLEM, path=b"/videos/zoo"))
-        writer.catalog.fail_video("broken", place("broken"), PROBLEM, quarantine=True)
-        writer.publish()
-        writer.catalog.end_run(writer.catalog.begin_run("ingest"), {"found": 3})
-    return folder
+    return make_library(tmp_path_factory.mktemp("made") / "lib")
 
 
 @pytest.fixture
@@ -121,18 +59,7 @@ def folder(tmp_path: Path, made: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Upgrade:
-    """Return a function that upgrades the library, to the text model T2 if nothing else is asked for."""
-    monkeypatch.setattr(upgrading, "install", install)
-    monkeypatch.setattr(version_builder, "open_text", lambda *_, **__: Sentences())
-    monkeypatch.setattr(upgrading, "POLL_S", 0.02)
-
-    def over(
-        choice: Choice = OTHER, callbacks: Callbacks | None = None, compare: Any = None, **settings: Any
-    ) -> UpgradeReport:
-        chosen = RunSettings(cache=folder / "cache", choice=choice, **settings)
-        return upgrade(folder, chosen, callbacks, compare)
-
-    return over
+    return upgrader(folder, monkeypatch)
 
 
 def setup_of(folder: Path) -> Setup:
