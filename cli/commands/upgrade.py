@@ -182,6 +182,9 @@ def _print(report: UpgradeReport, allow_missing: bool) -> None:
         f"{report.taken_over} copied unread, {report.heard} with audio decoded again, "
         f"{report.decoded} decoded again{length}, {report.transcripts_reused} of them with their old transcript"
     )
+    for classes in report.dropped_heads:
+        again = "to train it again: vfindex tune CLASSES --temporal"
+        print(plain(f"without the temporal head of {classes!r}, which reads vectors of the old image model; {again}"))
     if report.swapped:
         print("now in use; to return to the old models: vfindex upgrade --rollback; to delete their vectors: --discard")
     elif report.interrupted:

@@ -83,6 +83,7 @@ class UpgradeReport:
     videos, clips: searchable in the new version. By this call: taken_over, videos copied without opening a file; heard,
     videos of which only the audio was decoded; decoded, videos of which frames were decoded, decoded_s their length;
     transcripts_reused, those among these that kept their transcript. lost: videos that the new version lacks.
+    dropped_heads: sets of classes whose temporal head is not in it, for it reads frame vectors of another model.
     """
 
     version: int
@@ -96,6 +97,7 @@ class UpgradeReport:
     decoded_s: float = 0.0
     transcripts_reused: int = 0
     lost: list[Problem] = field(default_factory=list)
+    dropped_heads: tuple[str, ...] = ()
     swapped: bool = False
     interrupted: bool = False
     wall_s: float = 0.0

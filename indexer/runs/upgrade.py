@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from vfindex.indexer.runs.version_builder import VersionBuilder
 from vfindex.storage.collections import drop_collections
 from vfindex.storage.db.runs import runs
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryVersion, VfindexError
+from vfindex.storage.heads import TemporalHead, put_head, stored_head
 from vfindex.storage.index import model_versions
 from vfindex.storage.joint.shared import SpecFault
 from vfindex.storage.library import Library
@@ -109,6 +110,8 @@ def upgrade(
             f"without {content}, which --no-{option} left out; to add it: vfindex ingest --{option} VIDEOS, then: "
             "vfindex upgrade"
         )
+    for note in _notes_of_heads(old, (before, setup)):
+        callbacks.say(note)
     with ExitStack() as held:
         ending = _Ending(builder, settings.allow_missing, compare, held)
 
@@ -116,6 +119,8 @@ def upgrade(
             builder.measure(run)
             ending.decide()
             report.wall_s = time.monotonic() - began
+            if report.swapped:
+                report.dropped_heads = _carry_heads(old, builder.writer, setup)
             catalog = builder.writer.catalog
             catalog.end_run(run.report.run_id, report.to_dict(os.fsdecode))
             if report.swapped:
@@ -128,6 +133,41 @@ def upgrade(
         while not ending.is_reached:
             execute(place, builder.round(finish), settings, callbacks)
     return report
+
+
+def _heads(old: Library, setup: Setup) -> dict[str, TemporalHead | None]:
+    """Return set of classes -> its temporal head in the old version; None if the new one's models cannot use it."""
+    found: dict[str, TemporalHead | None] = {}
+    with old.snapshot() as snapshot:
+        for classes in LibraryMeta(snapshot).temporal_heads:
+            found[classes] = None
+            with suppress(LibraryDamaged):  # a head that `label` refuses
+                head = stored_head(snapshot, old.folder, classes)
+                if head is not None and head.model == setup.models.get(frame_modality()):
+                    found[classes] = head
+    return found
+
+
+def _notes_of_heads(old: Library, setups: tuple[Setup, Setup]) -> list[str]:
+    """Return a sentence on each temporal head that the upgrade drops, or that was trained on another sampling."""
+    again = "to train it again, once the new version is in use: vfindex tune CLASSES --temporal"
+    notes = []
+    for classes, head in _heads(old, setups[1]).items():
+        name = f"the temporal head of {classes!r}"
+        if head is None:
+            notes.append(f"{name} reads vectors of the old image model and is dropped; {again}")
+        elif setups[0].sampling != setups[1].sampling:
+            notes.append(f"{name} stays, though trained on frames of another sampling; {again}")
+    return notes
+
+
+def _carry_heads(old: Library, writer: Writer, setup: Setup) -> tuple[str, ...]:
+    """Give the new version the temporal heads that it can use; return the sets of classes that have none there."""
+    heads = _heads(old, setup)
+    for classes, head in heads.items():
+        if head is not None:
+            put_head(writer.catalog, writer.folder, classes, head)
+    return tuple(sorted(heads.keys() - LibraryMeta(writer.catalog).temporal_heads.keys()))
 
 
 @dataclass(slots=True)
