@@ -69,12 +69,12 @@ class Watches:
         _check(text if text is not None else saved.text if saved is not None else "")
         if text is not None:
             user.save_query(name, text)
-        return next(self._infos([self._data().add(name, least, self._present())], []))
+        return next(self._infos([self._data().add(name, least, self._present())], {}))
 
     def watched(self) -> WatchList:
         """Return the watched questions, by name."""
-        hits = self._data().hits()
-        return WatchList(tuple(self._infos(self._data().watches(), hits)))
+        counts = self._data().counts()
+        return WatchList(tuple(self._infos(self._data().watches(), counts)))
 
     def remove(self, name: str) -> WatchInfo:
         """Stop watching a question and delete its hits; the question stays saved. Raises QueryError."""
@@ -105,15 +105,19 @@ class Watches:
 
     def untold(self, waiting: Sequence[Waiting] = ()) -> News:
         """Return the hits that nobody was told."""
-        return News(tuple(self.items(lambda each: not each.told)), tuple(waiting))
+        return News(tuple(self.items(untold=True)), tuple(waiting))
 
     @again_if_changed
-    def items(self, wanted: Callable[[WatchHit], bool] = lambda _: True, newest: int = 0) -> list[NewsItem]:
-        """Return stored hits, the oldest first, with the paths that their videos have now. newest: at most; 0: all."""
-        texts = {each.name: each.text for each in self._data().watches()}
-        chosen = [each for each in self._data().hits() if each.name in texts and wanted(each)]
+    def items(self, *, untold: bool = False, newest: int | None = None) -> list[NewsItem]:
+        """Return stored hits, the oldest first, with the paths that their videos have now.
+
+        untold: only those that nobody was told. newest: at most so many.
+        """
+        data = self._data()
+        texts = {each.name: each.text for each in data.watches()}
+        hits = data.hits(texts, untold=untold, newest=newest)
         with self._engine.library().snapshot() as snapshot:
-            return list(_items(snapshot, chosen[-newest:], texts))
+            return list(_items(snapshot, hits, texts))
 
     def tell(self, items: Sequence[NewsItem]) -> None:
         """Store that these items have been reported."""
@@ -153,7 +157,7 @@ class Watches:
         new, older = log.between(watch.done, log.last), log.between(0, watch.since)
         if not len(new):
             return []
-        known = {each.hit.moment.fingerprint for each in self._data().hits(watch.name)}
+        known = {each.hit.moment.fingerprint for each in self._data().hits([watch.name])}
         with self._engine.library().snapshot() as snapshot:
             prints, previews = searchable_prints(snapshot), preview_videos(snapshot)
         names = [name for name in sorted(prints, key=prints.__getitem__) if name not in known]
@@ -188,13 +192,12 @@ class Watches:
     def _data(self) -> WatchData:
         return WatchData.open(self._engine.library().root)
 
-    def _infos(self, watches: Sequence[Watch], hits: Sequence[WatchHit]) -> Iterator[WatchInfo]:
+    def _infos(self, watches: Sequence[Watch], counts: Mapping[str, tuple[int, int]]) -> Iterator[WatchInfo]:
         doubts = self._doubts([parse(each.text) for each in watches])
         for watch, unsure in zip(watches, doubts, strict=True):
-            own = [each for each in hits if each.name == watch.name]
-            new = sum(not each.told for each in own)
+            hits, new = counts.get(watch.name, (0, 0))
             doubt = _sentence(unsure) if unsure else None
-            yield WatchInfo(watch.name, watch.text, watch.least, len(own), new, watch.by, watch.at, doubt)
+            yield WatchInfo(watch.name, watch.text, watch.least, hits, new, watch.by, watch.at, doubt)
 
 
 def _check(text: str) -> None:

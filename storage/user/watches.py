@@ -145,10 +145,26 @@ class WatchData:
                 connection.execute("DELETE FROM watch WHERE name = ?", (watch.name,))
                 _insert(connection, "watch", (*row[:3], min(done, newest), *row[4:]))  # a new log is shorter
 
-    def hits(self, name: str | None = None) -> list[WatchHit]:
-        """Return the hits of a watch, or of all, the oldest first."""
-        where, chosen = ("", ()) if name is None else ("WHERE name = ? ", (name,))
-        return [_hit(row) for row in self._read("watch_hit", f"{where}ORDER BY id", chosen)]
+    def hits(
+        self, names: Collection[str] | None = None, *, untold: bool = False, newest: int | None = None
+    ) -> list[WatchHit]:
+        """Return the hits of these watches, of all by default, the oldest first. Raises LibraryDamaged.
+
+        untold: only those that were not reported. newest: at most so many, of which alone rows are read.
+        """
+        conditions = [] if names is None else [f"name IN ({', '.join('?' * len(names))})"]
+        where = " AND ".join([*conditions, *(["told = ''"] if untold else [])]) or "1"
+        limit = -1 if newest is None else newest
+        rows = self._read("watch_hit", f"WHERE {where} ORDER BY id DESC LIMIT ?", (*(names or ()), limit))
+        return [_hit(row) for row in reversed(rows)]
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return name of a watch -> (its hits, those of them that were not reported); none without hits."""
+        with reading(self.folder) as connection:
+            if connection is None or "watch_hit" not in tables_of(connection):
+                return {}
+            counted = "SELECT name, count(*), sum(told = '') FROM watch_hit GROUP BY name"
+            return {name: (hits, new) for name, hits, new in connection.execute(counted)}
 
     def tell(self, ids: Collection[int]) -> None:
         """Store that hits have been reported."""

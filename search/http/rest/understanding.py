@@ -156,8 +156,7 @@ class Understanding:
         """
 
         def found() -> News:
-            is_wanted = (lambda hit: not hit.told) if call["new"] else (lambda hit: True)
-            return News(tuple(self._watches(call).items(is_wanted, newest=call["limit"])))
+            return News(tuple(self._watches(call).items(untold=call["new"], newest=call["limit"])))
 
         return fresh(await self.workers.run(found))
 

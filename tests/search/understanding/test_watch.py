@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from vfindex.search.understanding.watch import Watches
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryLocked, QueryError, UsageError
 from vfindex.storage.records import Segment, UnitPlan, UnitResult
+from vfindex.storage.user import watches as stored_watches
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.records import Moment, NewHit
 from vfindex.storage.user.repair import repair_user_data, user_faults
@@ -418,3 +419,25 @@ def test_clips_of_a_long_video_are_read_once_for_all_its_news(tmp_path: Path, mo
     assert len(reads) <= 2
     assert [each.key.start_ms for each in items] == [5000 * n for n in range(30)]
     assert [each.snippet for each in items] == [*(f"fox {n} {'o' * 200}"[:160] for n in range(29)), None]
+
+
+def test_the_newest_hits_are_read_alone_of_many(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watches, data = watches_of(library), WatchData.open(library)
+    for name in ("fox", "rain"):
+        watches.add(name, f"said:{name}")
+        [watch] = [each for each in data.watches() if each.name == name]
+        data.keep(watch, [NewHit(Moment("old.mp4", 5000 * n, 5000 * n + 5000), 0.5, "", False) for n in range(50)])
+    data.tell(range(2, 101))
+    reads, real = list[object](), stored_watches.row_seal
+
+    def counted(row: Sequence[object]) -> int:
+        reads.append(row)
+        return real(row)
+
+    monkeypatch.setattr(stored_watches, "row_seal", counted)
+    assert [(each.name, each.hits, each.new) for each in watches.watched().watches] == [("fox", 50, 1), ("rain", 50, 0)]
+    assert [each.id for each in watches.items(newest=3)] == [98, 99, 100]
+    assert [each.id for each in watches.untold().news] == [1]
+    assert [each.watch for each in watches.items(newest=60)[:11]] == ["fox"] * 10 + ["rain"]
+    shown, questions = 3 + 1 + 60, 4 * 2 * 2
+    assert len(reads) <= shown + questions
