@@ -113,7 +113,8 @@ def _temporal(
         if json:
             print_json({"classes": kinds.name, "removed": removed})
         else:
-            print(plain(f"{kinds.name}: {'its temporal head is deleted' if removed else 'no temporal head'}"))
+            gone = "its temporal head is deleted; to replace the labels that it gave: vfindex label CLASSES"
+            print(plain(f"{kinds.name}: {gone if removed else 'no temporal head'}"))
         raise typer.Exit(0 if removed else 1)
     require("index")
     labelled = None
@@ -139,7 +140,11 @@ def _print_head(done: TunedHead) -> None:
         f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
     )
     if done.stored:
-        print(plain("stored: `vfindex label` uses it; to delete it: vfindex tune CLASSES --temporal --reset"))
+        print(
+            plain(
+                "stored; to label by it: vfindex label CLASSES; to delete it: vfindex tune CLASSES --temporal --reset"
+            )
+        )
     elif done.wins:
         print("not stored (--dry-run); it would win")
     else:

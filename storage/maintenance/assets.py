@@ -41,14 +41,18 @@ def query_faults(library: Library, snapshot: Snapshot) -> dict[str, str]:
 
 
 def head_faults(library: Library, snapshot: Snapshot) -> list[str]:
-    """Return the faults of the temporal heads. Reads every file."""
-    faults = []
+    """Return the faults of the temporal heads, but for those that were replaced meanwhile. Reads every file."""
+    faults: dict[str, str] = {}
     for digest in LibraryMeta(snapshot).temporal_heads.values():
         try:
             read_head(library.folder, digest)
         except LibraryDamaged as exc:
-            faults.append(str(exc))
-    return faults
+            faults[digest] = str(exc)
+    if faults:
+        with library.snapshot() as now:
+            named = set(LibraryMeta(now).temporal_heads.values())
+        faults = {digest: fault for digest, fault in faults.items() if digest in named}
+    return list(faults.values())
 
 
 def is_whole(thumbnail: Path | None) -> bool:

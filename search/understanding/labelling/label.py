@@ -29,8 +29,9 @@ from vfindex.search.understanding.labelling.probe import (
 )
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier
 from vfindex.search.understanding.labelling.zero_shot import restricted, zero_shot
+from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
-from vfindex.storage.errors import LibraryChanged, QueryError, UsageError
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged, QueryError, UsageError
 from vfindex.storage.heads import TemporalHead, stored_head
 from vfindex.storage.labels import StoredLabel, clips_by_video, label_sets, library_state, put_labels, remove_labels
 from vfindex.storage.library import Library, reading_spec
@@ -191,7 +192,8 @@ def label_library(
 
     store: False only returns them. by_text: compare texts, though the classes have examples. clip_rows: called with
     every clip's label, in order of videos, unless the classes say no more than chance does. Raises QueryError for a
-    library without clips, UsageError, ModelError, LibraryLocked; LibraryChanged if a run or an upgrade ended meanwhile.
+    library without clips, UsageError, ModelError, LibraryLocked; LibraryChanged if a run or an upgrade ended meanwhile,
+    or the set's temporal head was trained or deleted.
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
@@ -207,6 +209,8 @@ def label_library(
             with writing(folder) as writer:
                 if writer.folder != library.folder:
                     raise LibraryChanged("an upgrade has changed the library meanwhile; run the same command again")
+                if not by_text:
+                    _check_head(snapshot, writer.catalog, classes)
                 stored = put_labels(writer.catalog, classes.name, given, state)
         if clip_rows is not None and is_better:
             clip_rows(_clip_labels(snapshot, classes.names, items, clips))
@@ -252,7 +256,7 @@ def _classifier(
     setup = LibraryMeta(snapshot).setup
     if setup is None or not len(items.ids):
         raise QueryError(no_videos(library.root))
-    head = None if by_text else stored_head(snapshot, library.folder, classes.name)
+    head = None if by_text else _head(library, snapshot, classes)
     texts = sum(len(each.texts) for each in classes.classes)
     if head is not None:
         classifier = _temporal(snapshot, setup, head, classes, items)
@@ -265,6 +269,27 @@ def _classifier(
     spec, priors = reading_spec(snapshot)[0], LibraryMeta(snapshot).priors
     encoder = QueryEncoder(library, setup)
     return "zero-shot", zero_shot(classes.classes, encoder, spec, priors, classes.modalities, steps.add)
+
+
+def _head(library: Library, snapshot: Snapshot, classes: ClassSet) -> TemporalHead | None:
+    """Return the head of a set of classes, None without. Raises LibraryDamaged; LibraryChanged if it was replaced."""
+    try:
+        return stored_head(snapshot, library.folder, classes.name)
+    except LibraryDamaged:
+        with library.snapshot() as now:
+            _check_head(snapshot, now, classes)
+        raise
+
+
+def _check_head(then: Snapshot, now: Snapshot | Catalog, classes: ClassSet) -> None:
+    """Raise LibraryChanged unless the set of classes has the temporal head that it had."""
+    before, after = (LibraryMeta(each).temporal_heads.get(classes.name) for each in (then, now))
+    if before != after:
+        done = "deleted" if after is None else "trained" if before is None else "trained again"
+        raise LibraryChanged(
+            f"the temporal head of {classes.name!r} was {done} meanwhile, so no labels were stored; run the same "
+            "command again"
+        )
 
 
 def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:

@@ -12,16 +12,22 @@ import pytest
 from vfindex.search.evaluation.classification import classify
 from vfindex.search.evaluation.labelled_videos import LabelledVideo
 from vfindex.search.evaluation.temporal import TemporalChoice, _compared, _Labelled, tune_temporal
+from vfindex.search.understanding.labelling import label
 from vfindex.search.understanding.labelling.classes import ClassSet, LabelClass
-from vfindex.search.understanding.labelling.label import Items, read_features
+from vfindex.search.understanding.labelling.label import Items, against_library, label_library, read_features
 from vfindex.search.understanding.labelling.probe import Examples
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier, features_of
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.heads import TemporalHead, put_head, shapes_of
+from vfindex.storage.errors import LibraryChanged
+from vfindex.storage.heads import TemporalHead, put_head, remove_head, shapes_of
+from vfindex.storage.labels import label_names
+from vfindex.storage.library import Library
+from vfindex.storage.maintenance.assets import head_faults
 from vfindex.storage.records import FloatArray
 from vfindex.storage.writer import writing
 
 DIM = 64
+KINDS = ClassSet("kinds", (LabelClass("cooking"), LabelClass("sport")))
 
 
 def by_axes(*_: Any) -> dict[str, FloatArray]:
@@ -68,6 +74,77 @@ def test_labels_of_truths_are_compared_by_text(make_kinds: Callable[[float], Pat
     truths = [LabelledVideo(f"{kind} {n}", kind) for kind, n in (("cooking", 0), ("sport", 1))]
     found, absent = classify(folder, truths, None, lambda done, total: None)
     assert found.classes == ("cooking", "sport") and not absent
+
+
+def head(scale: float) -> TemporalHead:
+    """A head of the classes; another scale, another file."""
+    weights = {name: scale * values for name, values in by_axes().items() if name != "spread"}
+    return TemporalHead(KINDS.names, "m", weights | {"spread": np.ones(DIM, np.float32)}, 0.0, 2.0)
+
+
+def put(folder: Path, new: TemporalHead | None) -> None:
+    with writing(folder) as writer:
+        if new is None:
+            remove_head(writer.catalog, folder, "kinds")
+        else:
+            put_head(writer.catalog, folder, "kinds", new)
+
+
+@pytest.fixture
+def kinds(make_kinds: Callable[[float], Path]) -> Path:
+    return make_kinds(0.9)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "done"), [(1.0, 2.0, "trained again"), (1.0, None, "deleted"), (None, 1.0, "trained")]
+)
+def test_labels_of_a_head_that_was_replaced_meanwhile_are_not_stored(
+    kinds: Path, monkeypatch: pytest.MonkeyPatch, before: float | None, after: float | None, done: str
+) -> None:
+    monkeypatch.setattr(label, "_temporal", lambda snapshot, _, head, __, items: against_library(snapshot, head, items))
+    put(kinds, before and head(before))
+    changes = [lambda: put(kinds, after and head(after))]
+
+    def meanwhile(*_: int) -> None:
+        while changes:
+            changes.pop()()
+
+    with pytest.raises(LibraryChanged, match=f"temporal head of 'kinds' was {done} meanwhile, .* run the same command"):
+        label_library(kinds, KINDS, progress=meanwhile)
+    with Library.open(kinds).snapshot() as snapshot:
+        assert label_names(snapshot) == []
+
+
+def test_labels_by_text_do_not_depend_on_a_head(kinds: Path) -> None:
+    done = label_library(kinds, KINDS, by_text=True, progress=lambda *_: put(kinds, head(1.0)))
+    assert done.method == "zero-shot" and done.stored
+
+
+@pytest.mark.parametrize("scale", [2.0, None])
+def test_a_head_whose_file_went_before_it_was_read_is_not_damage(
+    kinds: Path, monkeypatch: pytest.MonkeyPatch, scale: float | None
+) -> None:
+    put(kinds, head(1.0))
+    real = label.stored_head
+
+    def late(snapshot: Snapshot, folder: Path, classes: str) -> TemporalHead | None:
+        put(kinds, scale and head(scale))
+        return real(snapshot, folder, classes)
+
+    monkeypatch.setattr(label, "stored_head", late)
+    with pytest.raises(LibraryChanged, match="meanwhile"):
+        label_library(kinds, KINDS)
+
+
+def test_verify_reports_no_head_that_was_replaced_meanwhile(kinds: Path) -> None:
+    put(kinds, head(1.0))
+    library = Library.open(kinds)
+    with library.snapshot() as snapshot:
+        put(kinds, head(2.0))
+        assert head_faults(library, snapshot) == []
+    next((kinds / "heads").iterdir()).unlink()
+    with library.snapshot() as snapshot:
+        assert len(head_faults(library, snapshot)) == 1
 
 
 @pytest.mark.parametrize(("videos", "wins"), [(4, False), (6, True)])
