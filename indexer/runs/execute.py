@@ -120,7 +120,7 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
     """
     callbacks = callbacks or Callbacks()
     began, start = time.monotonic(), settings.clock.monotonic()
-    with writing(folder) as writer:
+    with writing(folder) as writer, unfrozen():
         setup = command.setup(writer)
         heard = recogniser_of(setup, settings.cache)
         with recorded(writer.catalog, command.name) as report:
@@ -198,6 +198,15 @@ def ocr_note(catalog: Catalog, setup: Setup) -> str:
 def with_recogniser(setup: Setup, heard: Recogniser) -> Setup:
     """Return a library's setup with the speech model of this run."""
     return replace(setup, references={**models_of(setup), "speech": heard.reference})
+
+
+@contextmanager
+def unfrozen() -> Iterator[None]:
+    """Return to the garbage collector, at the end, what `uncollected` took from it: a process may have many runs."""
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import threading
@@ -90,6 +91,12 @@ def test_a_folder_becomes_a_library_that_answers(tmp_path: Path, videos: Path, r
     assert first(tmp_path / "lib", "sunset beach") == "sunset beach.mp4"
     result = verify(Library.open(tmp_path / "lib"))
     assert (result.problems, result.notes, result.videos) == ([], [], 3)
+
+
+def test_what_a_run_leaves_is_collected(tmp_path: Path, run: Ingest) -> None:
+    make_video(tmp_path / "videos.mp4", shots=[Shot("red", 1)])
+    run(tmp_path / "videos.mp4")
+    assert gc.get_freeze_count() == 0, "a process that follows folders would grow with each run"
 
 
 def test_a_second_run_opens_no_video(videos: Path, run: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
