@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vfindex.indexer.runners.open_models import ModelOwner
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.report import Report
@@ -33,8 +34,9 @@ def follow(folder: Path, paths: Sequence[bytes], settings: RunSettings, callback
         if not os.path.isdir(path):
             raise UsageError(f"{os.fsdecode(path)} is no folder; --follow takes folders, whose files may come later")
     settling = Settling()
-    with told_of_changes([os.path.realpath(path) for path in paths], settling):
-        quiet = callbacks
+    folders = [os.path.realpath(path) for path in paths]
+    with told_of_changes(folders, settling), ModelOwner() as models:
+        quiet, settings = callbacks, replace(settings, models=models)
         while True:
             arrived, began = settling.take(), time.monotonic()
             try:

@@ -13,13 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self, TypeVar
 
-from vfindex.indexer.extractors.registry import open_extractors
 from vfindex.indexer.media.decoder import Decoder
-from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit, index_unit
-from vfindex.indexer.runners.image_queue import ImageQueue
+from vfindex.indexer.runners.open_models import OpenModels
 from vfindex.indexer.scan.walk import Found
 from vfindex.storage.machine import usable_cores
 from vfindex.storage.records import UnitPlan
@@ -77,46 +75,51 @@ class DecoderThreads:
 
 
 class LocalRunner:
-    """Runs `prepare` and `index_unit` in threads. A context manager that ends its children, recognisers included."""
+    """Runs `prepare` and `index_unit` in threads. A context manager that ends its children; the models stay open."""
 
-    def __init__(self, threads: DecoderThreads, encoders: Encoders) -> None:
-        """threads: which it ends. Raises ModelError if a model of an extractor cannot be opened."""
+    def __init__(self, threads: DecoderThreads, models: OpenModels) -> None:
+        """threads: which it ends. models: which their owner closes."""
         self.window = threads.workers
-        self._images = ImageQueue(encoders.image_model(), encoders.lanes) if encoders.lanes else None
-        self._encoders = encoders if self._images is None else encoders.with_images(self._images)
-        self._extractors = open_extractors(self._encoders)
-        self._opened_s = time.monotonic()
+        self._models = models
+        self._opened_s, self._busy_before_s = time.monotonic(), self._busy_s()
         self._threads = threads
 
     def prepare(self, found: Found, fingerprint: str, options: Options) -> Future[Prepared]:
         """Return the future of `pipeline.prepare`."""
-        return self._threads.submit(lambda decoder: prepare(found, fingerprint, options, decoder, self._encoders))
+
+        def work(decoder: Decoder) -> Prepared:
+            with self._models.in_use():
+                return prepare(found, fingerprint, options, decoder, self._models.encoders)
+
+        return self._threads.submit(work)
 
     def index(
         self, prepared: Prepared, plan: UnitPlan, options: Options, reusable: ReusableUnit | None = None
     ) -> Future[Indexed]:
         """Return the future of `index_unit`."""
-        return self._threads.submit(
-            lambda decoder: index_unit(prepared, plan, options, decoder, self._extractors, reusable)
-        )
+
+        def work(decoder: Decoder) -> Indexed:
+            with self._models.in_use():
+                return index_unit(prepared, plan, options, decoder, self._models.extractors, reusable)
+
+        return self._threads.submit(work)
 
     def gpu_busy(self) -> dict[str, float]:
         """Return GPU -> share of the time since the start in which it encoded images; all GPUs count as one here."""
-        if self._images is None or not self._encoders.gpus:
+        if self._models.images is None or not self._models.encoders.gpus:
             return {}
         name = f"{platform.node()} GPU {os.environ.get('CUDA_VISIBLE_DEVICES') or 'all'}"
-        return {name: self._images.busy_s / max(time.monotonic() - self._opened_s, 1e-9)}
+        busy_s = self._busy_s() - self._busy_before_s
+        return {name: busy_s / max(time.monotonic() - self._opened_s, 1e-9)}
+
+    def _busy_s(self) -> float:
+        return 0.0 if self._models.images is None else self._models.images.busy_s
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         """End the children: at once if the run was broken off, else when their work is done."""
-        speech = self._encoders.speech
-        if kind is not None and speech is not None:
-            speech.kill()
+        if kind is not None:
+            self._models.kill()
         self._threads.__exit__(kind)
-        if speech is not None:
-            speech.close()
-        if self._images is not None:
-            self._images.close()

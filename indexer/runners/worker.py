@@ -16,6 +16,7 @@ from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared
 from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit
 from vfindex.indexer.runners.local import DecoderThreads, LocalRunner
+from vfindex.indexer.runners.open_models import OpenModels
 from vfindex.indexer.scan.walk import fingerprint
 from vfindex.storage.errors import ClusterError, Problem, VfindexError, VideoError
 from vfindex.storage.modalities import ModalityName
@@ -94,7 +95,7 @@ class UnitWorker:
         opening = Opening(self._cores, models.left_out, models.compiled, models.main_language)
         try:
             encoders = open_encoders(models.setup, models.cache, opening, say=log.debug)
-            self._runner = LocalRunner(DecoderThreads(self._units), encoders)
+            self._runner = LocalRunner(DecoderThreads(self._units), OpenModels(encoders))
         except VfindexError as exc:
             return f"{self._place}: {exc}"
         return ""

@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from vfindex.storage.writer import Writer, writing
 if TYPE_CHECKING:
     from vfindex.indexer.models.base import Encoders, PassageEncoder, Texts
     from vfindex.indexer.runners.base import Runner
+    from vfindex.indexer.runners.open_models import ModelOwner
     from vfindex.storage.db.catalog import Catalog
 # How often a run stores how far it is: each time is a transaction.
 PROGRESS_S = 2.0
@@ -58,7 +59,8 @@ class RunSettings:
     runs have these modalities from now on, see `Switch`. exclude: globs, see `discover`. workers: units decoded at
     once. compiled: see OpenClipEncoder. progressive: index a preview of all new files first, see `index_files`; None:
     where the deadline leaves no time for all. quarantined: retry these too. allow_missing: accept that missing files
-    are gone, however many. end_at, max_s: begin no unit after this time, and after so many seconds.
+    are gone, however many. end_at, max_s: begin no unit after this time, and after so many seconds. models: keeps the
+    models of local runs open from one to the next; None: each run opens and closes its own.
     """
 
     cache: Path
@@ -77,6 +79,7 @@ class RunSettings:
     end_at: datetime | None = None
     max_s: float | None = None
     clock: Clock = field(default_factory=Clock)
+    models: ModelOwner | None = None
 
     def switches(self) -> dict[ModalityName, bool]:
         """Return modality -> whether runs extract it from now on, of those that were chosen."""
@@ -285,6 +288,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     from vfindex.indexer.models.base import Texts
     from vfindex.indexer.models.factory import Opening, open_encoders
     from vfindex.indexer.runners.local import DecoderThreads, LocalRunner, default_workers
+    from vfindex.indexer.runners.open_models import ModelOwner
     from vfindex.storage.machine import usable_cores
 
     say, cache, asr, choice = run.callbacks.say, settings.cache, run.options.asr, settings.runner
@@ -308,13 +312,14 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
         with session(choice.address, wish), RayRunner(models, texts, choice.path_map, wish) as on_ray:
             yield on_ray, texts
         return
-    with DecoderThreads(settings.workers or default_workers()) as threads:
+    owning = ModelOwner() if settings.models is None else nullcontext(settings.models)
+    with DecoderThreads(settings.workers or default_workers()) as threads, owning as owner:
         threads.start(min(threads.workers, len(run.todo)))  # while the models are opened
         with run.callbacks.interruptible():
             opening = Opening(usable_cores(), idle, settings.compiled, spoken)
-            encoders = open_encoders(setup, cache, opening, say=say)
-        with LocalRunner(threads, encoders) as local:
-            yield local, encoders
+            opened = owner.models((setup, cache, opening), lambda: open_encoders(setup, cache, opening, say=say))
+        with LocalRunner(threads, opened) as local:
+            yield local, opened.encoders
 
 
 def open_text(setup: Setup, cache: Path, *, say: Callable[[str], None]) -> PassageEncoder:

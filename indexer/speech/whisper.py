@@ -154,7 +154,12 @@ class Whisper:
         self.main_language = main_language if model.knows(main_language) else "en"
         self.voice = voice
         self._threads = ThreadPoolExecutor(model.workers, thread_name_prefix="whisper")
-        self._killed = threading.Event()
+        self._killed, self._failed = threading.Event(), threading.Event()
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it was not killed and has failed on no window."""
+        return not (self._killed.is_set() or self._failed.is_set())
 
     def transcriber(self, covered: Sequence[tuple[float, float]]) -> WhisperTranscriber:
         """Return a transcriber for one unit. covered: spans (start_s, end_s) of the video's subtitles."""
@@ -180,6 +185,7 @@ class Whisper:
         finally:
             allowance.spend(time.monotonic() - began)
         if len(windows) == 1:
+            self._failed.set()
             return [WindowTranscript(problem=problem)]
         log.debug("a batch of %d windows failed and is halved: %s", len(windows), problem)
         halves = windows[: len(windows) // 2], windows[len(windows) // 2 :]

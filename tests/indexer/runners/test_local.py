@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, index_unit
 from vfindex.indexer.runners.local import DecoderThreads, LocalRunner
+from vfindex.indexer.runners.open_models import ModelOwner
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
 from vfindex.storage.errors import ModelError
 from vfindex.storage.records import FloatArray
@@ -66,21 +68,29 @@ def videos(tmp_path_factory: pytest.TempPathFactory, decoder: Decoder) -> list[P
     return [prepare(item, fingerprint(item.location.path), OPTIONS, decoder, texts) for item in found]
 
 
+@contextmanager
+def running(workers: int, encoder: Colours) -> Iterator[LocalRunner]:
+    with ModelOwner() as owner:
+        models = owner.models(None, lambda: Encoders(Words(), {"visual": encoder}, lanes=1))
+        with LocalRunner(DecoderThreads(workers), models) as runner:
+            yield runner
+
+
 def begin_all(videos: Sequence[Prepared], encoder: Colours, runner: LocalRunner) -> list[Future[Indexed]]:
     """Begin the units; return when the first one's frames are in the encoder, and those of the others in the queue."""
-    assert runner._images is not None
+    assert runner._models.images is not None
     futures = [runner.index(videos[0], videos[0].units[0], OPTIONS)]
     while not encoder.sizes:
         time.sleep(0.01)
     futures += [runner.index(video, video.units[0], OPTIONS) for video in videos[1:]]
-    while runner._images._requests.qsize() < len(videos) - 1:
+    while runner._models.images._requests.qsize() < len(videos) - 1:
         time.sleep(0.01)
     return futures
 
 
 def test_units_that_share_batches_are_those_of_each_alone(videos: list[Prepared], decoder: Decoder) -> None:
     encoder = Colours()
-    with LocalRunner(DecoderThreads(len(videos)), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+    with running(len(videos), encoder) as runner:
         futures = begin_all(videos, encoder, runner)
         encoder.release.set()
         shared = [future.result() for future in futures]
@@ -106,7 +116,7 @@ def test_children_start_before_the_models_are_open(videos: list[Prepared]) -> No
 
 def test_a_video_that_fails_in_a_shared_batch_fails_alone(videos: list[Prepared]) -> None:
     encoder = Colours(refuses=True)
-    with LocalRunner(DecoderThreads(len(videos)), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+    with running(len(videos), encoder) as runner:
         futures = begin_all(videos, encoder, runner)
         encoder.release.set()
         failed = [colour for colour, future in zip(COLOURS, futures, strict=True) if future.exception(60) is not None]
@@ -117,7 +127,7 @@ def test_a_video_that_fails_in_a_shared_batch_fails_alone(videos: list[Prepared]
 def test_a_last_frame_waits_for_no_other_video(videos: list[Prepared]) -> None:
     encoder = Colours()
     encoder.release.set()
-    with LocalRunner(DecoderThreads(1), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+    with running(1, encoder) as runner:
         for video in videos:  # none begins before the one before it has ended
             assert runner.index(video, video.units[0], OPTIONS).result(60).result.clips
     assert max(encoder.sizes) < encoder.batch_frames
@@ -128,7 +138,7 @@ def test_a_run_that_is_broken_off_ends_with_frames_in_the_queue(videos: list[Pre
     before = threading.active_count()
 
     def broken_off() -> None:
-        with LocalRunner(DecoderThreads(len(videos)), Encoders(Words(), {"visual": encoder}, lanes=1)) as runner:
+        with running(len(videos), encoder) as runner:
             begin_all(videos, encoder, runner)
             waits.set()
             raise KeyboardInterrupt

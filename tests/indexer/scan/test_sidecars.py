@@ -44,6 +44,8 @@ SAID = ("alpha one", "bravo two", "charlie three")
 class EverySecondSecond:
     """A speech model that hears a sentence from 1 s to 2 s, from 3 s to 4 s and from 5 s to 6 s of any sound."""
 
+    is_intact = True
+
     def __init__(self) -> None:
         self.heard = 0
 

@@ -380,11 +380,11 @@ def test_killing_stops_after_the_batch_in_work() -> None:
     for block in blocks(np.concatenate(talk(4))):
         transcriber.feed(block)
     thread, results = in_thread(transcriber.finish)
-    assert model.began.wait(20)
+    assert model.began.wait(20) and whisper.is_intact
     whisper.kill()
     model.go_on.set()
     thread.join(20)
-    assert not thread.is_alive()
+    assert not thread.is_alive() and not whisper.is_intact
     assert len(model.calls) == 1
     assert [round(s.start_s) for s in results[0].segments] == [0]
     assert results[0].problems == [STOPPED]
