@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.errors import LibraryChanged, LibraryDamaged
 from vfindex.storage.files.regular import regular
 from vfindex.storage.files.writes import make_folder, on_disk, replacing
 from vfindex.storage.meta import LibraryMeta, put_temporal_heads
@@ -121,6 +121,17 @@ def stored_head(snapshot: Snapshot, folder: Path, classes: str) -> TemporalHead 
     """
     digest = LibraryMeta(snapshot).temporal_heads.get(classes)
     return None if digest is None else read_head(folder, digest)
+
+
+def check_head(then: Snapshot, now: Snapshot | Catalog, classes: str) -> None:
+    """Raise LibraryChanged unless a set of classes has the head now that it had then."""
+    before, after = (LibraryMeta(each).temporal_heads.get(classes) for each in (then, now))
+    if before != after:
+        done = "deleted" if after is None else "trained" if before is None else "trained again"
+        raise LibraryChanged(
+            f"the temporal head of {classes!r} was {done} meanwhile, so no labels were stored; run the same command "
+            "again"
+        )
 
 
 def put_head(catalog: Catalog, folder: Path, classes: str, head: TemporalHead) -> None:

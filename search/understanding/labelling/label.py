@@ -29,10 +29,9 @@ from vfindex.search.understanding.labelling.probe import (
 )
 from vfindex.search.understanding.labelling.temporal import TemporalClassifier
 from vfindex.search.understanding.labelling.zero_shot import restricted, zero_shot
-from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
 from vfindex.storage.errors import LibraryChanged, LibraryDamaged, QueryError, UsageError
-from vfindex.storage.heads import TemporalHead, stored_head
+from vfindex.storage.heads import TemporalHead, check_head, stored_head
 from vfindex.storage.labels import StoredLabel, clips_by_video, label_sets, library_state, put_labels, remove_labels
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta, no_videos
@@ -210,7 +209,7 @@ def label_library(
                 if writer.folder != library.folder:
                     raise LibraryChanged("an upgrade has changed the library meanwhile; run the same command again")
                 if not by_text:
-                    _check_head(snapshot, writer.catalog, classes)
+                    check_head(snapshot, writer.catalog, classes.name)
                 stored = put_labels(writer.catalog, classes.name, given, state)
         if clip_rows is not None and is_better:
             clip_rows(_clip_labels(snapshot, classes.names, items, clips))
@@ -277,19 +276,8 @@ def _head(library: Library, snapshot: Snapshot, classes: ClassSet) -> TemporalHe
         return stored_head(snapshot, library.folder, classes.name)
     except LibraryDamaged:
         with library.snapshot() as now:
-            _check_head(snapshot, now, classes)
+            check_head(snapshot, now, classes.name)
         raise
-
-
-def _check_head(then: Snapshot, now: Snapshot | Catalog, classes: ClassSet) -> None:
-    """Raise LibraryChanged unless the set of classes has the temporal head that it had."""
-    before, after = (LibraryMeta(each).temporal_heads.get(classes.name) for each in (then, now))
-    if before != after:
-        done = "deleted" if after is None else "trained" if before is None else "trained again"
-        raise LibraryChanged(
-            f"the temporal head of {classes.name!r} was {done} meanwhile, so no labels were stored; run the same "
-            "command again"
-        )
 
 
 def _probe(snapshot: Snapshot, classes: ClassSet, items: Items) -> Probe:
