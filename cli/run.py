@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,16 +36,19 @@ def run_ingest(folder: Path, paths: list[bytes], settings: RunSettings, *, name:
 
 
 @contextmanager
-def watching() -> Iterator[Callbacks]:
-    """Yield callbacks that draw progress on a terminal and stop at Ctrl-C; a second Ctrl-C raises."""
+def watching(stopped: str = "interrupted; run the same command again to continue") -> Iterator[Callbacks]:
+    """Yield callbacks that draw progress on a terminal and stop at Ctrl-C; a second Ctrl-C raises.
+
+    stopped: what to say where the first one ends the command at once.
+    """
     from vfindex.indexer.runs.run import Callbacks
 
-    with _stopping() as (stop, interruptible), _progress() as progress:
+    with _stopping(stopped) as (stop, interruptible), _progress() as progress:
         yield Callbacks(progress, stop, say, interruptible)
 
 
 @contextmanager
-def _stopping() -> Iterator[tuple[Callable[[], bool], Callable[[], AbstractContextManager[None]]]]:
+def _stopping(stopped: str) -> Iterator[tuple[Callable[[], bool], Callable[[], AbstractContextManager[None]]]]:
     """Yield a function that returns whether SIGINT or SIGTERM has arrived, and a context in which the first one raises.
 
     A second signal raises KeyboardInterrupt anywhere.
@@ -68,7 +71,7 @@ def _stopping() -> Iterator[tuple[Callable[[], bool], Callable[[], AbstractConte
             say("stopping after the videos in progress; press Ctrl-C again to stop at once")
             return
         if len(received) == 1:
-            say("interrupted; run the same command again to continue")
+            say(stopped)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -129,12 +132,13 @@ def print_run(report: Report, *, json: bool) -> None:
         print_report(report)
 
 
-def print_report(report: Report) -> None:
-    """Print counts on standard output, and a line per problem on standard error."""
+def print_report(report: Report, known: Collection[Problem] = ()) -> None:
+    """Print counts on standard output, and a line per problem on standard error, except for known ones."""
     kinds = (("failed", report.failed), ("partial", report.partial), ("skipped", report.skipped))
     for word, problems in (*kinds, ("left alone", report.left_alone), ("note", report.notes)):
         for problem in problems:
-            say(f"{word}: {_line(problem)}")
+            if problem not in known:
+                say(f"{word}: {_line(problem)}")
     say_hints(report.hints)
     counts = f"{report.found} found: {report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved"
     counts += f", {len(report.partial)} partial, {len(report.failed)} failed, {len(report.skipped)} skipped"
