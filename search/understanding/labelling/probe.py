@@ -185,7 +185,7 @@ def fit_membership(
     others: (m, dim), of videos without examples; videos: (m,) theirs. None if there are fewer than two such videos.
     Held-out examples are compared with clips that are held out as they are.
     """
-    thinned = slice(None, None, 1 + (len(others) - 1) // BACKGROUND)
+    thinned = slice(None, None, max(1, -(-len(others) // BACKGROUND)))
     rows, background, videos = unit_rows(features), unit_rows(others[thinned]), videos[thinned]
     n_videos = len(np.unique(videos))
     if n_videos < 2:

@@ -65,7 +65,7 @@ class ZeroShot:
         items of its best score, in standard deviations of all these texts. Of more classes than background queries, as
         many are drawn at random. Of more items than PLACEBO_ITEMS, as many count.
         """
-        features = features[:: 1 + (len(features) - 1) // PLACEBO_ITEMS]
+        features = features[:: max(1, -(-len(features) // PLACEBO_ITEMS))]
         generator, size = np.random.default_rng(_SEED), min(len(self.classes), len(self.background))
         own = self.classes[generator.choice(len(self.classes), size, replace=False)]
         scores = features @ np.concatenate([own, self.background]).T

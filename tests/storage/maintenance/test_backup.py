@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def written_to(folder: Path) -> Iterator[None]:
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], env=os.environ | {"PYTHONPATH": path})
     try:
-        while not any((folder / "index").glob("*.joint")):
+        while not is_published(folder):
             assert process.poll() is None
             time.sleep(0.01)
         yield
@@ -62,6 +62,13 @@ def written_to(folder: Path) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether a library has a joint index. It may not be there yet."""
+    with suppress(LibraryError), Library.open(folder).snapshot() as snapshot:
+        return snapshot.generation() is not None
+    return False
 
 
 def names(folder: Path) -> list[str]:
