@@ -22,6 +22,9 @@ _TEXT = "token_embedding.weight"  # of the text side of the same file
 # Rows of a product, for which oneDNN chooses the order of the weights: a batch of 8 images of 50 tokens. The same order
 # is as fast for 200 and for 1,600.
 _ROWS = 400
+# In bfloat16 on a CPU, torch's fused attention multiplies by a library that converts to float32: oneDNN's products take
+# half the time, up to so many tokens. Beyond, they save a tenth, and the scores take 100 MB and more.
+_PRODUCT_TOKENS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,26 @@ class Layer(nn.Module):
         """Return the first tokens after this layer (n, tokens, width). x: all of them before it."""
         normed = self.norm_1(x)
         x = x[:, :tokens]
-        query, *key_value = (
-            part.unflatten(2, (-1, self.head_width)).transpose(1, 2)
-            for part in (self.query(normed[:, :tokens]), *self.key_value(normed).chunk(2, dim=2))
-        )  # (n, heads, tokens, head_width)
-        attended = functional.scaled_dot_product_attention(query, *key_value)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        query = self.query(normed[:, :tokens]).unflatten(2, (-1, self.head_width)).transpose(1, 2)
+        key_value = self.key_value(normed).unflatten(2, (2, -1, self.head_width)).permute(2, 0, 3, 1, 4)
+        x = x + self.out(attend(query, key_value).transpose(1, 2).flatten(2))
         narrowed: Tensor = self.narrow(self.activation(self.widen(self.norm_2(x))))
         return x + narrowed
+
+
+def attend(query: Tensor, key_value: Tensor) -> Tensor:
+    """Return softmax(query @ key.T / sqrt(head_width)) @ value (n, heads, tokens of the query, head_width).
+
+    query: (n, heads, tokens, head_width). key_value: (2, n, heads, all tokens, head_width).
+    """
+    n, heads, _, head_width = query.shape
+    is_short = key_value.shape[3] <= _PRODUCT_TOKENS
+    if query.device.type != "cpu" or query.dtype is not torch.bfloat16 or not is_short:
+        return functional.scaled_dot_product_attention(query, *key_value)
+    key, value = key_value.flatten(1, 2)  # (n * heads, all tokens, head_width)
+    nothing = query.new_empty(1)  # what beta=0 leaves out
+    scores = torch.baddbmm(nothing, query.flatten(0, 1), key.transpose(1, 2), beta=0, alpha=head_width**-0.5)
+    return torch.bmm(scores.softmax(2), value).view(n, heads, -1, head_width)
 
 
 class ClipVit(nn.Module):

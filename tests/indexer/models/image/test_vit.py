@@ -112,6 +112,26 @@ def test_packed_weights_make_the_same_vectors(tmp_path: Path) -> None:
     assert (plain * packed).sum(dim=1).min() > 0.9999
 
 
+@pytest.mark.parametrize("head_width", [12, 64])
+@pytest.mark.parametrize(("asked", "tokens"), [(50, 50), (1, 50), (301, 301)])
+def test_attention_in_bfloat16_is_that_of_float32(asked: int, tokens: int, head_width: int) -> None:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from vfindex.indexer.models.image.vit import attend
+
+    torch.manual_seed(2)
+    query = (3 * torch.randn(2, 5, asked, head_width)).bfloat16()  # attention to few tokens
+    key_value = torch.randn(2, 2, 5, tokens, head_width).bfloat16()
+    expected = scaled_dot_product_attention(query.float(), *key_value.float())
+    found = attend(query, key_value)
+    assert found.shape == expected.shape
+    assert found.dtype == torch.bfloat16
+    error = (found - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
+    assert error < 0.02
+    assert torch.equal(attend(query.float(), key_value.float()), expected)
+
+
 def test_neither_open_clip_nor_its_libraries_are_imported(tmp_path: Path) -> None:
     folder = make_open_clip(tmp_path / "model", CLIP, CLIP_PIXELS)
     code = (
