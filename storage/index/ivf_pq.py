@@ -190,14 +190,11 @@ class _Scanner:
 
     def __init__(self, coder: Coder, lists: Lists, asked: tuple[int, ...], codes: Sequence[NDArray[np.uint8]]) -> None:
         """codes: of the segments asked, or one array of all of them."""
-        import faiss
 
         self._coder, self._asked, self._codes = coder, asked, codes
         self._lists, self._sizes, self._block_ends = lists, lists.sizes, lists.blocks
-        centroids = self._narrowed(lists.centroids)
-        self._means: Any = faiss.IndexFlatIP(centroids.shape[1])
-        self._means.add(centroids)
-        self._index = _empty(sum(coder.counts[at] for at in asked), coder.dims, len(centroids))
+        self._means = self._narrowed(lists.centroids)
+        self._index = _empty(sum(coder.counts[at] for at in asked), coder.dims, len(lists.ends))
         self._index.by_residual = bool(coder.turns)
         learn(self._index, np.concatenate([coder.book(at) for at in asked]))
         self._index.ntotal = len(lists.members)
@@ -209,10 +206,16 @@ class _Scanner:
 
     def lists_of(self, queries: FloatArray, probes: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return (distances, numbers), each (n, probes), of the nearest lists of some queries, nearest first."""
-        distances, numbers = self._means.search(self._narrowed(queries), probes)
+        import faiss
+
+        asked = np.ascontiguousarray(self._narrowed(queries))
+        distances, numbers = faiss.knn(asked, self._means, probes, faiss.METRIC_INNER_PRODUCT)
         return distances, numbers
 
     def _narrowed(self, rows: FloatArray) -> FloatArray:
+        """Return the asked segments of rows (n, dim): rows themselves, without a copy, if those are all."""
+        if len(self._asked) == len(self._coder.segments):
+            return rows
         return np.concatenate([rows[:, self._coder.segments[at]] for at in self._asked], axis=1)
 
     def search(
@@ -256,9 +259,10 @@ class _Scanner:
 
     def _put(self, numbers: NDArray[np.int64], codes: NDArray[np.uint8]) -> None:
         """Put codes and members into lists. codes: of all asked segments, of one list after the other."""
-        sizes = self._sizes[numbers]
-        rows = _ranges(self._lists.ends[numbers], sizes)
-        self._into.put(numbers, sizes, codes, self._lists.members[rows].astype(np.int64))
+        sizes, members = self._sizes[numbers], self._lists.members
+        if int(sizes.sum()) < len(members):
+            members = members[_ranges(self._lists.ends[numbers], sizes)]
+        self._into.put(numbers, sizes, codes, members.astype(np.int64))
         self._filled[numbers] = True
 
 
