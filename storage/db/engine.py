@@ -236,6 +236,7 @@ def _begin_reading(engine: Engine) -> tuple[Connection, StateCache[Opened] | Non
     opened, states = connection.info.get(_OPENED), connection.info.get(_STATES)
     try:
         if states is None:
+            connection.begin()
             return connection, None
 
         def begin() -> None:

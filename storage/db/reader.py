@@ -24,7 +24,7 @@ from vfindex.storage.db.migrations import complete, completing_statements, keep_
 from vfindex.storage.db.videos import StoredVideo, named, stored_video
 from vfindex.storage.errors import LibraryDamaged, LibraryError, QueryTimeout
 from vfindex.storage.files.names import resolve
-from vfindex.storage.ids import FEW_VIDEOS
+from vfindex.storage.ids import FEW_VIDEOS, union
 from vfindex.storage.joint.codecs import unpack_frames, unpack_vector, unpack_vectors
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.modalities import ModalityName
@@ -73,6 +73,7 @@ class Snapshot:
         """
         self._engine, self._pool = engine, engine.pool
         self._connection, self._cache = begin_reading(engine)
+        self._driver: Any = self._connection.connection.driver_connection
         self._until_s, self._limits = until_s, ExitStack()
         self._limits.enter_context(time_limit(self._connection, until_s))
         self.words = Words(self._fetched, self.remembered, corrections)
@@ -144,13 +145,13 @@ class Snapshot:
             raise translated(exc) from exc
 
     def _fetched(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """Return a query's rows as plain tuples; SQLAlchemy's rows double the time of a query."""
+        """Return a query's rows as plain tuples, without SQLAlchemy, which takes 0.1 ms for a statement of its own."""
         self._check_time()
         try:
-            cursor = self._connection.exec_driver_sql(query, parameters).cursor
-            return list(cursor.fetchall()) if cursor else []
-        except (DBAPIError, sqlite3.Error) as exc:
+            rows: list[Any] = self._driver.execute(query, parameters).fetchall()
+        except sqlite3.Error as exc:
             raise translated(exc) from exc
+        return rows
 
     def get(self, key: str) -> str | None:
         """Return a setting, or None."""
@@ -206,7 +207,7 @@ class Snapshot:
 
     def outdated(self, watermark: int) -> NDArray[np.int64]:
         """Return the clips whose rows in an index up to `watermark` are invalid: `hidden` or `changed`, increasing."""
-        return np.union1d(self.hidden(watermark), self.changed(watermark))
+        return union(self.hidden(watermark), self.changed(watermark))
 
     def unindexed(self, watermark: int) -> NDArray[np.int64]:
         """Return the searchable clips that an index up to `watermark` lacks or has old vectors of, increasing."""
