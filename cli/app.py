@@ -5,7 +5,6 @@ Imports nothing heavy, so `vfindex --help` is instant.
 
 from __future__ import annotations
 
-import atexit
 import errno
 import gc
 import io
@@ -133,7 +132,6 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    atexit.register(gc.freeze)
     if context.invoked_subcommand not in ("search", "reindex"):  # a reindex turns it on once it has its imports
         gc.enable()
     level = logging.DEBUG if os.environ.get("VFINDEX_DEBUG") else logging.WARNING
@@ -156,6 +154,7 @@ def main() -> None:
     except KeyboardInterrupt:  # a second one, while the first was handled
         code = EXIT_INTERRUPTED
     finally:
+        gc.freeze()  # else all objects are looked through, now and at the exit
         gc.enable()
         if code == EXIT_BUG and sys.exc_info()[0] is not None:
             traceback.print_exc()

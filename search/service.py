@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vfindex.search.calibration.labels import Label, check_label
-from vfindex.search.contents import run_info, status_of, summaries, transcript_of, video_info
 from vfindex.search.engine import answer
 from vfindex.search.files import VideoFiles
 from vfindex.search.libraries import existing_video
@@ -28,9 +27,7 @@ from vfindex.search.query.like import Like, video_among
 from vfindex.search.query.parser import parse
 from vfindex.search.query.request import Example, Judged, Request, check_filters
 from vfindex.search.results import Hits, LabelList, Transcript, VideoInfo, VideoList
-from vfindex.search.status import RunInfo, RunList, Status, StatusList
 from vfindex.search.user import UserWriting
-from vfindex.storage.db.runs import last_run, stored_runs
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
 from vfindex.storage.labels import LabelCount, label_counts
 from vfindex.storage.library import again_if_changed
@@ -42,6 +39,7 @@ if TYPE_CHECKING:  # a search does without; its start counts
     from vfindex.search.export.gather import Chosen, Span
     from vfindex.search.export.selection import Selection
     from vfindex.search.outline.records import ChapterList, Digest
+    from vfindex.search.status import RunInfo, RunList, Status, StatusList
     from vfindex.search.understanding.answering.ask import Answer
     from vfindex.search.understanding.answering.endpoint import Endpoint
     from vfindex.search.understanding.duplicates import DuplicateList
@@ -210,6 +208,8 @@ class SearchService(VideoFiles, UserWriting):
 
     @again_if_changed
     def _page(self, matching: _Matching, chosen: Sequence[int]) -> VideoList:
+        from vfindex.search.contents import summaries
+
         with self.engine.library().snapshot() as snapshot:
             videos = tuple(summaries(snapshot, chosen))
         return VideoList(len(matching.ids), matching.hints, videos, matching.labels)
@@ -224,6 +224,8 @@ class SearchService(VideoFiles, UserWriting):
     @again_if_changed
     def video(self, name: str | Path) -> VideoInfo:
         """Return all that the library knows of a video. name: a path, or a fingerprint. Raises LibraryError."""
+        from vfindex.search.contents import video_info
+
         with self.opened() as (libraries, snapshots):
             number, video = video_among(snapshots, name)
             return video_info(libraries[number], snapshots[number], existing_video(video, name))
@@ -252,6 +254,8 @@ class SearchService(VideoFiles, UserWriting):
         track: the modality whose text to return instead: `screen` for text on the picture, `text` for chapters.
         Raises UsageError for a modality without text with times, LibraryError.
         """
+        from vfindex.search.contents import transcript_of
+
         tracks = text_tracks(track)
         with self.opened() as (_, snapshots):
             number, video = video_among(snapshots, name)
@@ -331,6 +335,8 @@ class SearchService(VideoFiles, UserWriting):
     @again_if_changed
     def status(self) -> Status:
         """Return what the library contains, and what failed."""
+        from vfindex.search.contents import status_of
+
         library = self.engine.library()
         with library.snapshot() as snapshot:
             return status_of(self.folder, library, snapshot)
@@ -338,6 +344,9 @@ class SearchService(VideoFiles, UserWriting):
     @again_if_changed
     def statuses(self) -> StatusList:
         """Return the status of each library."""
+        from vfindex.search.contents import status_of
+        from vfindex.search.status import StatusList
+
         with self.opened() as opened:
             return StatusList(
                 tuple(status_of(each.root, each, snapshot) for each, snapshot in zip(*opened, strict=True))
@@ -353,12 +362,19 @@ class SearchService(VideoFiles, UserWriting):
     @again_if_changed
     def runs(self) -> RunList:
         """Return all runs, the oldest first."""
+        from vfindex.search.contents import run_info
+        from vfindex.search.status import RunList
+        from vfindex.storage.db.runs import stored_runs
+
         with self.engine.library().snapshot() as snapshot:
             return RunList(tuple(run_info(run) for run in stored_runs(snapshot)))
 
     @again_if_changed
     def latest_run(self) -> RunInfo | None:
         """Return the newest run, with its progress while it works; None before the first."""
+        from vfindex.search.contents import run_info
+        from vfindex.storage.db.runs import last_run
+
         with self.engine.library().snapshot() as snapshot:
             found = last_run(snapshot)
         return None if found is None else run_info(found)
