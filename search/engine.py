@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,14 +194,15 @@ def _hits(
         statistics += [member.finish_statistics() for member in members]
         sample = sample_images(views[0], images, alone=True) if alone and views else total(statistics, query).sample
         elsewhere = [total([*statistics[:n], *statistics[n + 1 :]], query) for n in range(len(statistics))]
-        vectors = query_vectors(encoded, images, sample.spreads(), views[0].spec) if views else []
+        vectors = cache(lambda: query_vectors(encoded, images, sample.spreads(), views[0].spec) if views else [])
         feedback = None
         if request.judged:
-            vectors, feedback = _moved(views, members, vectors, request)
+            judged, feedback = _moved(views, members, vectors(), request)
+            vectors = cache(lambda: judged)
             if not feedback.used:  # their clips have left: the question is as it was typed, and has labels
                 request = replace(request, judged=())
         sources, seen = local_sources(read, query, vectors, None if alone else elsewhere[: len(read)])
-        shown = [result for view in views for result in example_results(view, examples, vectors[0])]
+        shown = [result for view in views for result in example_results(view, examples, vectors()[0])]
         for number, member in enumerate(members):
             member.begin(elsewhere[len(read) + number], sample.spreads(), (seen, members[:number]), examples)
         shown += [result for member in members for result in member.examples()] if examples else []
@@ -279,8 +281,7 @@ def _encode(searcher: Searcher | None, query: Query, images: Sequence[Example], 
                 "pictures and clips of files are read by the models of a library on this machine; "
                 "name one with --library DIR beside the others, or give a clip of theirs with --like"
             )
-        return EncodedQuery(query, [], [], likes)
-    without = {m for m, part in views[0].spec.parts.items() if not part.weight} | views[0].only_named
-    words = [[searcher.encoder.encode(part.but(without)) for part in moment.parts()] for moment in query.moments]
+        return EncodedQuery(query, list, [], likes)
+    words = searcher.encoder.begin(query, views[0].unused)
     pictures = [searcher.pictures.encode(each if isinstance(each, Picture) else Path(each)) for each in files]
     return EncodedQuery(query, words, pictures, likes)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,12 @@ class Asked:
     def _source(self) -> tuple[LocalSource, list[Result]]:
         """Return the library with its candidates, and its clips that are examples."""
         view, query, question = self.view, self.asked[1], self.question
-        encoder = self.engine.searcher().encoder
-        without = {m for m, part in view.spec.parts.items() if not part.weight} | view.only_named
-        words = [[encoder.encode(part.but(without)) for part in moment.parts()] for moment in query.moments]
+        words = self.engine.searcher().encoder.begin(query, view.unused)
         spreads, images = documents.listed(documents.number, question["spreads"]), self._images()
         if any(spread <= 0 for spread in spreads):
             raise QueryError("a spread is above 0")
-        vectors = query_vectors(EncodedQuery(query, words, [], []), images, spreads, view.spec)
+        encoded = EncodedQuery(query, words, [], [])
+        vectors = cache(lambda: query_vectors(encoded, images, spreads, view.spec))
         counts = [len(moment.keywords()) for moment in query.moments]
         elsewhere = documents.read_statistics(
             {"frequencies": question["elsewhere"], "sample": [0, []]}, counts, len(images)
@@ -136,7 +136,7 @@ class Asked:
         [source], _ = local_sources([self.opened], query, vectors, [elsewhere])
         shown = [(documents.text(name), documents.number(at)) for name, at in question["examples"]]
         examples = [ExampleClip(_ELSEWHERE, name, at, _NO_IMAGE) for name, at in shown]
-        return source, example_results(view, examples, vectors[0])
+        return source, example_results(view, examples, vectors()[0])
 
     def candidates(self) -> Document:
         """Return the best candidates with their scores, and for two moments the best pairs."""

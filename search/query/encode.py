@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from vfindex.search.query.ast import Part, Query
 from vfindex.search.query.like import Like
@@ -19,17 +20,19 @@ from vfindex.storage.records import ClipKey, FloatArray, QueryModel, Setup
 if TYPE_CHECKING:
     from vfindex.storage.encoders.text import TextEncoder
 
+# For each moment of a query, for each of its parts: modality -> (dim,).
+WordVectors: TypeAlias = Sequence[Sequence[Mapping[ModalityName, FloatArray]]]
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedQuery:
     """A query with its vectors.
 
-    words: for each moment, for each of its parts, modality -> (dim,). pictures: (dim,) each. likes: clips of the
-    library to find similar clips for.
+    words: waits for those of the words. pictures: (dim,) each. likes: clips of the library to find similar clips for.
     """
 
     query: Query
-    words: Sequence[Sequence[Mapping[ModalityName, FloatArray]]]
+    words: Callable[[], WordVectors]
     pictures: Sequence[FloatArray]
     likes: Sequence[Like | ClipKey]
 
@@ -50,6 +53,17 @@ class QueryEncoder:
         self._open: dict[str, TextEncoder] = {}
         self._opening = Lock()
         self._cores = BoundedSemaphore(usable_cores())
+
+    def begin(self, query: Query, without: Collection[ModalityName]) -> Callable[[], WordVectors]:
+        """Encode a query's words in a thread of its own, as its keywords are looked up meanwhile; return what waits.
+
+        without: modalities that do not count.
+        """
+        moments = [[part.but(without) for part in moment.parts()] for moment in query.moments]
+        executor = ThreadPoolExecutor(1, "vfindex-encode")
+        vectors = executor.submit(lambda: [[self.encode(part) for part in parts] for parts in moments])
+        executor.shutdown(wait=False)
+        return vectors.result
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""

@@ -105,6 +105,11 @@ class View:
     questions: QuestionKeeper | None = None
 
     @property
+    def unused(self) -> frozenset[ModalityName]:
+        """The modalities that do not count for terms without a prefix."""
+        return self.only_named.union(m for m, part in self.spec.parts.items() if not part.weight)
+
+    @property
     def delta(self) -> Delta:
         """The clips outside the index."""
         return Delta.of(self.snapshot, self.spec, 0 if self.index is None else self.watermark)

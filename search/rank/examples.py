@@ -77,7 +77,7 @@ def query_vectors(
     encoded: EncodedQuery, images: Sequence[FloatArray], spreads: Sequence[float], spec: JointSpec
 ) -> list[QueryVectors]:
     """Return the vectors of each moment; images belong to the first. spreads: of `ImageSample`, one for each image."""
-    pairs = zip(encoded.query.moments, encoded.words, strict=True)
+    pairs = zip(encoded.query.moments, encoded.words(), strict=True)
     vectors = [combine_parts(moment.parts(), words, spec) for moment, words in pairs]
     return [add_images(vectors[0], images, spreads, spec), *vectors[1:]] if images else vectors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Protocol
@@ -12,8 +12,8 @@ from vfindex.search.query.filters import clips_passing, filtered
 from vfindex.search.rank.candidates import Candidates
 from vfindex.search.rank.delta import View
 from vfindex.search.rank.group import Result, merge_neighbours
-from vfindex.search.rank.lexical import NO_DOCUMENTS, Frequencies, find_frequencies, match_keywords
-from vfindex.search.rank.prefilter import build_prefilter
+from vfindex.search.rank.lexical import NO_DOCUMENTS, Frequencies, KeywordMatches, find_frequencies, match_keywords
+from vfindex.search.rank.prefilter import Prefilter, build_prefilter
 from vfindex.search.rank.query_vectors import ImageSample, QueryVectors, sample_images
 from vfindex.search.rank.score import ScoredClip
 from vfindex.search.rank.temporal import Pair, best_pairs
@@ -140,15 +140,15 @@ class LocalSource:
 def local_sources(
     opened: Sequence[tuple[Library, View]],
     query: Query,
-    vectors: Sequence[QueryVectors],
+    vectors: Callable[[], Sequence[QueryVectors]],
     elsewhere: Sequence[Statistics] | None,
 ) -> tuple[list[LocalSource], set[str]]:
     """Return the libraries with their candidates, and the fingerprints that others need not search, if there are any.
 
-    A video of several is searched in the first whose copy passes the filters. vectors: of each moment. elsewhere: for
-    each library, the statistics of all others; None for one that is searched alone.
+    A video of several is searched in the first whose copy passes the filters. vectors: waits for those of each moment.
+    elsewhere: for each library, the statistics of all others; None for one that is searched alone.
     """
-    sources, seen = [], set[str]()
+    looked_up, seen = [], set[str]()
     statistics = [Statistics.none(query)] * len(opened) if elsewhere is None else elsewhere
     for (library, view), others in zip(opened, statistics, strict=True):
         videos, hidden = filtered(view.snapshot, query.filters), list[int]()
@@ -156,11 +156,20 @@ def local_sources(
             prints = searchable_prints(view.snapshot)
             hidden = [prints[each] for each in prints.keys() & seen]
             seen.update(each for each, id_ in prints.items() if videos is None or id_ in videos)
-        moments, cut, clips = [], list[str](), clips_passing(view.snapshot, query.filters)
-        for moment, each, frequencies in zip(query.moments, vectors, others.frequencies, strict=True):
+        found, clips = [], clips_passing(view.snapshot, query.filters)
+        for moment, frequencies in zip(query.moments, others.frequencies, strict=True):
             keywords = match_keywords(view.snapshot, moment.keywords(), videos, frequencies)
-            prefilter = build_prefilter(view.snapshot, moment, keywords, videos, hidden, clips)
-            moments.append(Candidates(view, each, keywords, prefilter))
-            cut += keywords.cut
-        sources.append(LocalSource(library, view, tuple(moments), tuple(cut)))
-    return sources, seen
+            found.append((keywords, build_prefilter(view.snapshot, moment, keywords, videos, hidden, clips)))
+        looked_up.append((library, view, found))
+    return [_source(library, view, vectors(), found) for library, view, found in looked_up], seen
+
+
+def _source(
+    library: Library,
+    view: View,
+    vectors: Sequence[QueryVectors],
+    found: Sequence[tuple[KeywordMatches, Prefilter | None]],
+) -> LocalSource:
+    """Return a library with its candidates. vectors, found: of each moment."""
+    moments = [Candidates(view, each, *words) for each, words in zip(vectors, found, strict=True)]
+    return LocalSource(library, view, tuple(moments), tuple(word for keywords, _ in found for word in keywords.cut))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.search.engine import SearchEngine
 from vfindex.search.hits import SNIPPET_CHARS
+from vfindex.search.query.ast import Part
+from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.parser import MAX_QUERY_CHARS
-from vfindex.storage.errors import LibraryNotFound, QueryError
+from vfindex.search.rank import source
+from vfindex.storage.errors import LibraryNotFound, ModelError, QueryError
 from vfindex.storage.records import Clip, Document, Segment
 from vfindex.storage.writer import Writer, writing
 
@@ -149,6 +154,35 @@ def test_before_the_first_generation_the_delta_is_searched(tmp_path: Path) -> No
 def add_some(writer: Writer) -> None:
     for i in range(3):
         add_video(writer, f"v{i}", [clip(visual=axis(i))])
+
+
+def test_words_are_looked_up_while_the_query_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
+    looked_up, encode, match = Event(), QueryEncoder.encode, source.match_keywords
+
+    def encode_later(self: QueryEncoder, part: Part) -> Any:
+        assert looked_up.wait(60), "the words wait for the encoder"
+        return encode(self, part)
+
+    def match_and_tell(*arguments: Any) -> Any:
+        found = match(*arguments)
+        looked_up.set()
+        return found
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode_later)
+    monkeypatch.setattr(source, "match_keywords", match_and_tell)
+    assert names(engine.search("1")) == ["a"]
+
+
+def test_an_error_of_the_encoder_is_that_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
+
+    def fail(*_: object) -> None:
+        raise ModelError("the weights are damaged")
+
+    monkeypatch.setattr(QueryEncoder, "encode", fail)
+    with pytest.raises(ModelError, match="the weights are damaged"):
+        engine.search("1")
 
 
 def test_wrong_queries_raise_one_sentence(tmp_path: Path) -> None:
