@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from vfindex import __version__
+from vfindex.cli.as_typed import QuickGroup
 from vfindex.cli.extras import missing_extra
 from vfindex.cli.options import HELP_SETTINGS, add_command
 from vfindex.cli.output import print_json, say
@@ -33,6 +34,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="vfindex",
+    cls=QuickGroup,
     help="Index video libraries and find moments in them by describing them in words.",
     epilog='Example:  vfindex ingest ~/Videos  &&  vfindex search "dog running in park"',
     no_args_is_help=True,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument
 
+from vfindex.cli.as_typed import QuickCommand
 from vfindex.cli.extras import EXTRAS, require
 from vfindex.cli.output import say
 from vfindex.storage.errors import LibraryError, ModelError, UsageError
@@ -39,7 +40,7 @@ HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class PlainCommand(TyperCommand):
+class PlainCommand(QuickCommand):
     """A command whose help names arguments by their metavar alone, without Typer's `{PATH}` and Python types.
 
     Words and files that are taken for options, as `-cars`, are told where they belong, and numbers their range. A

@@ -22,8 +22,8 @@ HEAVY = {"torch", "ray", "av", "timm", "transformers", "sentence_transformers", 
 HEAVY |= {"starlette", "uvicorn", "jinja2", "anyio", "mcp"}
 # Only a table in a terminal needs it.
 NEEDLESS_IN_A_PIPE = {"rich"}
-# What each took 5 to 14 ms of a cold search for nothing.
-NEEDLESS = {"numpy.ma", "vfindex.search.contents", "vfindex.search.status"}
+# What each took 5 to 30 ms of a cold search for nothing.
+NEEDLESS = {"numpy.ma", "pydantic", "vfindex.search.contents", "vfindex.search.status"}
 SEARCH = """
 import atexit, gc, sys
 from vfindex.cli.app import main
