@@ -108,15 +108,15 @@ class IvfPq:
                 places[row, len(found) :] = np.setdiff1d(first, found)[: candidates - len(found)]
         return places
 
-    def nearest_with_depth(self, queries: FloatArray, candidates: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def nearest_with_depth(self, queries: FloatArray, candidates: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return `nearest_of` all lists, and for each row how many lists are nearer than its own, in the same shape."""
         places = self.nearest_of(queries, candidates, 1.0)
         asked = self._asked(queries)
         if not asked:
-            return places, np.zeros_like(places)
+            return places, np.zeros_like(places, np.int32)
         _, numbers = self._scanner(asked).lists_of(queries, len(self.lists.ends))
-        depth = np.argsort(numbers, axis=1)
-        return places, np.take_along_axis(depth, self._list_of_row[places].astype(np.int64), axis=1)
+        depth = np.argsort(numbers, axis=1).astype(np.int32)
+        return places, np.take_along_axis(depth, self._list_of_row[places], axis=1)
 
     def _rows(self, kept: NDArray[np.bool_] | None) -> NDArray[np.int64]:
         return np.arange(len(self)) if kept is None else np.flatnonzero(kept)

@@ -46,8 +46,15 @@ TIE = 1e-3
 KNOWN = 256
 # The grid: shares of the lists, and numbers of candidates.
 SHARES = (1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2, 5 / 8, 3 / 4, 1.0)
-CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 25))  # 32, 45, 64, ... 4096
-MOST = CANDIDATES[-1]
+CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 33))  # 32, 45, 64, ... 65536
+# At most one of so many vectors is a candidate, but up to LEAST_MOST in any index: codes confuse a share of all vectors
+# with the best, and re-ranking stays the same share of a search.
+VECTORS_A_CANDIDATE, LEAST_MOST = 244, 4096
+
+
+def most_candidates(count: int) -> int:
+    """Return the largest number of candidates that is tried for an index of so many vectors."""
+    return max(each for each in CANDIDATES if each <= max(LEAST_MOST, count // VECTORS_A_CANDIDATE))
 
 
 def questions(
@@ -121,7 +128,7 @@ def raised_params(
     """Return parameters with the required recall for more queries, too: (n, dim) for each weighting.
 
     Where they have it already, so that other vectors than these were missed, or a filter was in the way, twice as many
-    candidates of all lists are taken, up to MOST.
+    candidates of all lists are taken, up to `most_candidates`.
     """
     corners = list(tuned.corners)
     for at, queries in enumerate(asked):
@@ -130,7 +137,7 @@ def raised_params(
         trial = next(_trials(codes, rows, [[queries]]))
         wanted = corners[at].covering(_weighting_params(trial))
         is_new = (wanted.first, wanted.many) != (corners[at].first, corners[at].many)
-        corners[at] = wanted if is_new else wanted.doubled(MOST)
+        corners[at] = wanted if is_new else wanted.doubled(most_candidates(len(rows)))
     return replace(tuned, corners=tuple(corners))
 
 
@@ -199,13 +206,13 @@ class KnownBest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kind:
-    """The candidates of queries of one kind, from all lists, best first: (n, <= MOST).
+    """The candidates of queries of one kind, from all lists, best first: (n, <= `most_candidates`).
 
     depth: how many lists are nearer than that of a candidate. is_best: which are among the best FIRST and MANY clips,
     or as good as these.
     """
 
-    depth: NDArray[np.int64]
+    depth: NDArray[np.int32]
     is_best: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
     @classmethod
@@ -213,7 +220,7 @@ class _Kind:
         cls, codes: IvfPq, rows: NDArray[np.float16], queries: FloatArray, best: tuple[FloatArray, NDArray[np.int64]]
     ) -> _Kind:
         """queries: (n, dim). best: scores and places of the best clips of each, best first, some more than MANY."""
-        places, depth = codes.nearest_with_depth(queries, MOST)
+        places, depth = codes.nearest_with_depth(queries, most_candidates(len(rows)))
         span = used_span(queries)
         bars = [best[0][:, min(top_k, len(rows)) - 1] for top_k in (FIRST, MANY)]
         bars = [bar - _tie(bar) for bar in bars]
@@ -229,13 +236,13 @@ class _Kind:
     def ranks(self, lists: int, clips: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the ranks of the best FIRST and MANY of all clips among the candidates of this many lists.
 
-        MOST for those not found.
+        `most_candidates` for those not found.
         """
         inside = self.depth < lists
         rank = np.cumsum(inside, axis=1) - 1
         result = []
         for top_k, is_best in zip((FIRST, MANY), self.is_best, strict=True):
-            ranks = np.full((len(rank), min(top_k, clips)), MOST)
+            ranks = np.full((len(rank), min(top_k, clips)), most_candidates(clips))
             for row, found in enumerate(is_best & inside):
                 some = rank[row, found][: ranks.shape[1]]
                 ranks[row, : len(some)] = some
@@ -247,8 +254,8 @@ class _Kind:
 class _Trial:
     """The candidates of queries of one weighting, for each kind.
 
-    They come from one scan of all lists, whose first MOST hold those of fewer lists and of smaller numbers. A clip that
-    is not among them counts as not found, also in a share of the lists that has fewer candidates before it.
+    They come from one scan of all lists, whose first candidates hold those of fewer lists and of smaller numbers. A
+    clip that is not among them counts as not found, also in a share of the lists that has fewer candidates before it.
     """
 
     codes: IvfPq
@@ -296,13 +303,14 @@ def _weighting_params(trial: _Trial) -> WeightingParams:
 
 
 def _least(trial: _Trial, share: float, kinds: Sequence[NDArray[np.int64]], required: tuple[float, float]) -> _Found:
-    """Return the lowest sufficient number of candidates, or MOST.
+    """Return the lowest sufficient number of candidates, or the largest.
 
     kinds: ranks of each, as `_Trial.ranks` returns them. required: recall, and the margin in standard errors, for every
     kind.
     """
     target, errors = required
-    for most in CANDIDATES:
+    largest = most_candidates(len(trial.codes))
+    for most in CANDIDATES[: CANDIDATES.index(largest) + 1]:
         found = [np.mean(ranks < most, axis=1) for ranks in kinds]  # each (n,), the recall of each query
         is_enough = all(each.mean() - errors * each.std() / math.sqrt(len(each)) >= target for each in found)
         if is_enough:

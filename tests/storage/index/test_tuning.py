@@ -17,10 +17,20 @@ from vfindex.storage.index.search_params import SearchParams
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 
 
+class Codes:
+    """Codes of 5,000 vectors."""
+
+    def __len__(self) -> int:
+        return 5000
+
+    def cost(self, candidates: int, share: float) -> float:
+        return 5000 * share + candidates
+
+
 class Trial:
     """Questions of which some find a part of the ten best only among more candidates, in whatever lists."""
 
-    codes: Any = SimpleNamespace(cost=lambda candidates, share: 5000 * share + candidates)
+    codes: Any = Codes()
 
     def __init__(self, missed: NDArray[np.bool_]) -> None:
         self.found_at = np.where(missed, 300, 20)  # (n, 10)
@@ -57,7 +67,7 @@ def test_an_index_that_finds_too_little_is_scanned() -> None:
     missed = np.zeros((100, 10), bool)
     missed[:20] = True
     trial = Trial(missed)
-    trial.found_at[missed] = tuning.MOST
+    trial.found_at[missed] = tuning.LEAST_MOST
     effort = tuning._weighting_params(trial)  # type: ignore[arg-type]
     assert effort.first.candidates == 0 and effort.recall == 0.8 and trial.shares == list(tuning.SHARES)
 
@@ -86,8 +96,15 @@ def test_one_scan_tells_the_ranks_in_every_share_of_the_lists(tmp_path: Path, sh
             scores = rows[places[places >= 0]].astype(np.float32) @ query
             for top_k, ranks in ((10, first[row]), (200, many[row])):
                 found = np.flatnonzero(scores >= every[top_k - 1] - 0.001 * max(1, abs(every[top_k - 1])))[:top_k]
-                assert np.count_nonzero(ranks < tuning.MOST) == len(found)
+                assert np.count_nonzero(ranks < tuning.LEAST_MOST) == len(found)
                 assert np.abs(ranks[: len(found)] - found).max() <= 16
+
+
+@pytest.mark.parametrize(
+    ("count", "most"), [(100, 4096), (1_000_000, 4096), (3_000_000, 11_585), (10_000_000, 32_768), (10**9, 65_536)]
+)
+def test_a_larger_index_may_have_more_candidates(count: int, most: int) -> None:
+    assert tuning.most_candidates(count) == most
 
 
 def test_clips_with_all_modalities_are_the_first_queries() -> None:
