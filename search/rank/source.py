@@ -18,6 +18,7 @@ from vfindex.search.rank.query_vectors import ImageSample, QueryVectors, sample_
 from vfindex.search.rank.score import ScoredClip
 from vfindex.search.rank.temporal import Pair, best_pairs
 from vfindex.storage.db.units import searchable_prints
+from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.library import Library
 from vfindex.storage.records import FloatArray
 
@@ -161,6 +162,9 @@ def local_sources(
             keywords = match_keywords(view.snapshot, moment.keywords(), videos, frequencies)
             found.append((keywords, build_prefilter(view.snapshot, moment, keywords, videos, hidden, clips)))
         looked_up.append((library, view, found))
+    for _, view, _ in looked_up:
+        if isinstance(view.index, JointIndex):
+            view.index.prepare()  # while the words are encoded
     return [_source(library, view, vectors(), found) for library, view, found in looked_up], seen
 
 

@@ -87,6 +87,11 @@ class JointIndex:
         """Whether all vectors are always scored."""
         return self.shards is not None or all(each.codes is None for each in self.segments)
 
+    def prepare(self) -> None:
+        """Import FAISS, 70 ms of the first search, if a search needs it."""
+        if not self.is_exact:
+            import faiss  # noqa: F401
+
     def ids(self) -> NDArray[np.int64]:
         """Return the clip ids of the index, without deleted ones, increasing."""
         return np.sort(np.concatenate([each.living() for each in self.segments]))

@@ -18,6 +18,7 @@ from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.parser import MAX_QUERY_CHARS
 from vfindex.search.rank import source
 from vfindex.storage.errors import LibraryNotFound, ModelError, QueryError
+from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.records import Clip, Document, Segment
 from vfindex.storage.writer import Writer, writing
 
@@ -156,12 +157,13 @@ def add_some(writer: Writer) -> None:
         add_video(writer, f"v{i}", [clip(visual=axis(i))])
 
 
-def test_words_are_looked_up_while_the_query_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_and_index_are_made_ready_while_the_query_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
-    looked_up, encode, match = Event(), QueryEncoder.encode, source.match_keywords
+    looked_up, prepared = Event(), Event()
+    encode, match = QueryEncoder.encode, source.match_keywords
 
     def encode_later(self: QueryEncoder, part: Part) -> Any:
-        assert looked_up.wait(60), "the words wait for the encoder"
+        assert looked_up.wait(60) and prepared.wait(60), "the words and the index wait for the encoder"
         return encode(self, part)
 
     def match_and_tell(*arguments: Any) -> Any:
@@ -169,8 +171,12 @@ def test_words_are_looked_up_while_the_query_is_encoded(tmp_path: Path, monkeypa
         looked_up.set()
         return found
 
+    def prepare_and_tell(_: JointIndex) -> None:
+        prepared.set()
+
     monkeypatch.setattr(QueryEncoder, "encode", encode_later)
     monkeypatch.setattr(source, "match_keywords", match_and_tell)
+    monkeypatch.setattr(JointIndex, "prepare", prepare_and_tell)
     assert names(engine.search("1")) == ["a"]
 
 
