@@ -157,7 +157,7 @@ def add_some(writer: Writer) -> None:
         add_video(writer, f"v{i}", [clip(visual=axis(i))])
 
 
-def test_words_and_index_are_made_ready_while_the_query_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_and_index_do_not_wait_for_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
     looked_up, prepared = Event(), Event()
     encode, match = QueryEncoder.encode, source.match_keywords
