@@ -10,10 +10,12 @@ of bytes.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.regular import regular
 from vfindex.storage.files.writes import replacing
+from vfindex.storage.machine import available_bytes
 from vfindex.storage.records import StoredFile
 
 MAGIC = b"vfjoint1"
@@ -36,6 +39,7 @@ VERSION = 2
 BLOCK_BYTES = 1 << 18
 # Arrays start at pages, so that each is mapped alone and aligned for every processor.
 _PAGE_BYTES = 4096
+_MADV_POPULATE_READ = 22  # of Linux, which Python does not name
 # A footer is 50 KB for each GB of arrays; a longer one is not ours.
 _MAX_FOOTER_BYTES = 1 << 26
 # Numbers of blocks, by array.
@@ -216,6 +220,16 @@ class IndexFile:
     def check_all(self) -> None:
         """Compare every block with its checksum. Raises LibraryDamaged."""
         self.check(list(self._arrays))
+
+
+def map_pages(array: NDArray[Any]) -> None:
+    """Map all pages of an array of a file at once, on Linux from 5.14 on: as they are read it takes twice as long.
+
+    An array larger than half of the memory that is left is mapped as it is read.
+    """
+    if sys.platform == "linux" and 2 * array.nbytes < (available_bytes() or 0):
+        address, length = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        ctypes.CDLL(None).madvise(address, length, _MADV_POPULATE_READ)  # an older kernel refuses: nothing is lost
 
 
 def damage(path: Path) -> LibraryDamaged:

@@ -31,7 +31,7 @@ from vfindex.storage.index.codes import (
     segments_of,
     train,
 )
-from vfindex.storage.index.file_format import IndexFile, IndexWriter
+from vfindex.storage.index.file_format import IndexFile, IndexWriter, map_pages
 from vfindex.storage.index.flat import one_thread
 from vfindex.storage.records import FloatArray
 
@@ -190,7 +190,6 @@ class _Scanner:
 
     def __init__(self, coder: Coder, lists: Lists, asked: tuple[int, ...], codes: Sequence[NDArray[np.uint8]]) -> None:
         """codes: of the segments asked, or one array of all of them."""
-
         self._coder, self._asked, self._codes = coder, asked, codes
         self._lists, self._sizes, self._block_ends = lists, lists.sizes, lists.blocks
         self._means = self._narrowed(lists.centroids)
@@ -201,7 +200,8 @@ class _Scanner:
         self._into = _MemoryLists(self._index)
         self._filled = self._sizes == 0
         self._filling = Lock()
-        if len(codes) == 1 and codes[0].flags.c_contiguous:
+        self._is_mapped = not (len(codes) == 1 and codes[0].flags.c_contiguous)
+        if not self._is_mapped:
             self._put(np.flatnonzero(self._sizes), codes[0])
 
     def lists_of(self, queries: FloatArray, probes: int) -> tuple[FloatArray, NDArray[np.int64]]:
@@ -233,6 +233,9 @@ class _Scanner:
         import faiss
 
         self._fill(numbers)
+        if not self._is_mapped and kept is None and 2 * numbers.shape[1] > len(self._sizes):
+            map_pages(self._codes[0])
+            self._is_mapped = True
         scores = np.empty((len(queries), candidates), np.float32)
         places = np.empty((len(queries), candidates), np.int64)
         parameters: Any = faiss.SearchParametersIVF()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import resource
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -16,6 +19,7 @@ from library_maker import DIM, add_video, axis, clip, install
 
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.errors import DimensionError, LibraryDamaged
+from vfindex.storage.index import file_format
 from vfindex.storage.index import segment as vectors
 from vfindex.storage.index import tuning as recall
 from vfindex.storage.index.codes import BLOCK, Coder, Lists, cluster, encode, train
@@ -405,3 +409,22 @@ def test_an_index_of_the_form_before_is_built_again(tmp_path: Path) -> None:
         assert writer.library.load_index(generation) is None
         writer.publish()
         assert len(current(writer.library)[1]) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone maps all pages at once")
+@pytest.mark.parametrize(
+    ("left", "least", "most"), [(1 << 30, 0, 20), (1 << 20, 21, 4096)], ids=["enough memory", "too little"]
+)
+def test_all_pages_of_an_array_are_mapped_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int, least: int, most: int
+) -> None:
+    if tuple(map(int, platform.release().split(".")[:2])) < (5, 14):
+        pytest.skip("this kernel maps pages as they are read")
+    np.zeros(1 << 24, np.uint8).tofile(tmp_path / "codes")
+    array = np.memmap(tmp_path / "codes", np.uint8, mode="r")
+    monkeypatch.setattr(file_format, "available_bytes", lambda: left)
+    file_format.map_pages(array)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    assert int(array[::4096].sum()) == 0
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert least <= faults <= most
