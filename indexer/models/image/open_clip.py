@@ -9,8 +9,9 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -92,11 +93,13 @@ class OpenClipEncoder:
         image does not fit in memory.
         """
         chosen = _devices(devices)
-        tower = load_tower(folder)
-        towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
-        for replica, device in zip(towers, chosen, strict=True):
-            replica.visual.to(fastest_format(device) if number_format == "auto" else _DTYPES[number_format])
-        ready = [(placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
+        # More cores convert weights no sooner, and each waits for the next tensor by spinning.
+        with one_core() if chosen[0].type == "cpu" else nullcontext():
+            tower = load_tower(folder)
+            towers = [tower, *(copy.deepcopy(tower) for _ in chosen[1:])]
+            for replica, device in zip(towers, chosen, strict=True):
+                replica.visual.to(fastest_format(device) if number_format == "auto" else _DTYPES[number_format])
+            ready = [(placed(t, d, compiled=compiled), d) for t, d in zip(towers, chosen, strict=True)]
         try:
             if chosen[0].type == "cpu":
                 return cls(ready, batch_frames=CPU_BATCH, threads=threads)
@@ -230,6 +233,17 @@ def best_batch(seconds: Callable[[int], float], *, first: int, largest: int, bud
     return best
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Make torch compute in one thread in this block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @cache
 def fastest_format(device: torch.device) -> torch.dtype:
     """Return the number format in which a device multiplies fastest, float32 or bfloat16; cached per process.
@@ -239,14 +253,10 @@ def fastest_format(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _CUDA_BFLOAT16 else torch.float32
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_core():
         float32_s, bfloat16_s = (
             min(_product_s(dtype) for _ in range(_ROUNDS)) for dtype in (torch.float32, torch.bfloat16)
         )
-    finally:
-        torch.set_num_threads(threads)
     return torch.bfloat16 if float32_s > _FORMAT_GAIN * bfloat16_s else torch.float32
 
 

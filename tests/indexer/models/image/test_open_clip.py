@@ -309,6 +309,35 @@ def test_bfloat16_vectors_are_close_to_float32(folders: dict[str, Path], clip: O
     assert not np.array_equal(found, expected)
 
 
+def test_a_cpu_s_model_is_opened_by_one_core(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more, each waits for the next tensor by spinning, while decoders want the cores."""
+    import torch
+
+    from vfindex.indexer.models.image import open_clip as open_clip_encoder
+
+    counts = []
+    load, place = open_clip_encoder.load_tower, open_clip_encoder.placed
+
+    def loaded(folder: Path) -> Any:
+        counts.append(torch.get_num_threads())
+        return load(folder)
+
+    def placed(tower: Any, device: Any, *, compiled: bool) -> Any:
+        counts.append(torch.get_num_threads())
+        return place(tower, device, compiled=compiled)
+
+    monkeypatch.setattr(open_clip_encoder, "load_tower", loaded)
+    monkeypatch.setattr(open_clip_encoder, "placed", placed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        open_clip_encoder.OpenClipEncoder.open(folders["clip"], threads=2, devices=["cpu"], number_format="bfloat16")
+        assert counts == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_auto_reuses_the_measured_format(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
