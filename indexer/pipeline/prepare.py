@@ -60,10 +60,20 @@ class Prepared:
         return Unit(self.video, plan, options, self.known.get(modality, Known()), self.audio)
 
 
-def prepare(found: Found, fingerprint: str, options: Options, decoder: Decoder, encoders: Encoders | Texts) -> Prepared:
-    """Return what is known of a file, and its plan; no frame is decoded. Raises VideoError."""
+def prepare(
+    found: Found,
+    fingerprint: str,
+    options: Options,
+    decoder: Decoder,
+    encoders: Encoders | Texts,
+    header: Probe | None = None,
+) -> Prepared:
+    """Return what is known of a file, and its plan; no frame is decoded. Raises VideoError.
+
+    header: of the file, if it has been read already.
+    """
     path = found.location.path
-    probe = decoder.probe(path)
+    probe = header or decoder.probe(path)
     info = read_info(path, found.sidecar_candidates, probe.end_s - probe.clock_s)
     tags = {**info.tags, **{name: text for name, text in probe.tags.items() if name.lower() not in info.tags}}
     chapters = _chapters_of(probe, info)

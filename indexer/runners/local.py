@@ -9,11 +9,13 @@ import os
 import platform
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import Self, TypeVar
 
-from vfindex.indexer.media.decoder import Decoder
+from vfindex.indexer.media.decoder import Decoder, Probe
 from vfindex.indexer.options import Options
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, ReusableUnit, index_unit
@@ -22,6 +24,8 @@ from vfindex.indexer.scan.walk import Found
 from vfindex.storage.machine import usable_cores
 from vfindex.storage.records import UnitPlan
 
+# Files whose headers are read while the models are opened: 25 ms each, of 2 s and more.
+AHEAD_FILES = 64
 T = TypeVar("T")
 
 
@@ -74,12 +78,49 @@ class DecoderThreads:
             decoder.close()
 
 
+class HeadersAhead:
+    """The headers of a run's first files, read while its models are opened."""
+
+    def __init__(self, threads: DecoderThreads, paths: Iterable[bytes]) -> None:
+        self._threads = threads
+        self._reading = {path: threads.submit(partial(_read_header, path)) for path in islice(paths, AHEAD_FILES)}
+
+    def stop(self) -> None:
+        """Read no further header."""
+        for future in self._reading.values():
+            future.cancel()
+
+    def take(self, path: bytes) -> Probe | None:
+        """Return the header of a file, once; None if it was not read, or the file has changed. Raises VideoError."""
+        future = self._reading.pop(path, None)
+        if future is None or future.cancel():
+            return None
+        state, header = future.result()
+        return header if state == _state(path) else None
+
+
+def _read_header(path: bytes, decoder: Decoder) -> tuple[tuple[int, ...], Probe]:
+    return _state(path), decoder.probe(path)
+
+
+def _state(path: bytes) -> tuple[int, ...]:
+    """Return what changes with a file's content; nothing if it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class LocalRunner:
     """Runs `prepare` and `index_unit` in threads. A context manager that ends its children; the models stay open."""
 
-    def __init__(self, threads: DecoderThreads, models: OpenModels) -> None:
-        """threads: which it ends. models: which their owner closes."""
+    def __init__(self, threads: DecoderThreads, models: OpenModels, headers: HeadersAhead | None = None) -> None:
+        """threads: which it ends. models: which their owner closes. headers: read by the same threads."""
         self.window = threads.workers
+        self._headers = headers
+        if headers is not None:
+            headers.stop()
         self._models = models
         self._opened_s, self._busy_before_s = time.monotonic(), self._busy_s()
         self._threads = threads
@@ -89,7 +130,8 @@ class LocalRunner:
 
         def work(decoder: Decoder) -> Prepared:
             with self._models.in_use():
-                return prepare(found, fingerprint, options, decoder, self._models.encoders)
+                header = self._headers.take(found.location.path) if self._headers is not None else None
+                return prepare(found, fingerprint, options, decoder, self._models.encoders, header)
 
         return self._threads.submit(work)
 

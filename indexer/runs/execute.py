@@ -287,7 +287,7 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
     """Yield the runner that was chosen, and the models of this process."""
     from vfindex.indexer.models.base import Texts
     from vfindex.indexer.models.factory import Opening, open_encoders
-    from vfindex.indexer.runners.local import DecoderThreads, LocalRunner, default_workers
+    from vfindex.indexer.runners.local import DecoderThreads, HeadersAhead, LocalRunner, default_workers
     from vfindex.indexer.runners.open_models import ModelOwner
     from vfindex.storage.machine import usable_cores
 
@@ -314,11 +314,13 @@ def _runner(run: Run, setup: Setup, settings: RunSettings) -> Iterator[tuple[Run
         return
     owning = ModelOwner() if settings.models is None else nullcontext(settings.models)
     with DecoderThreads(settings.workers or default_workers()) as threads, owning as owner:
-        threads.start(min(threads.workers, len(run.todo)))  # while the models are opened
+        # While the models are opened.
+        threads.start(min(threads.workers, len(run.todo)))
+        headers = HeadersAhead(threads, (found.location.path for found in run.todo))
         with run.callbacks.interruptible():
             opening = Opening(usable_cores(), idle, settings.compiled, spoken)
             opened = owner.models((setup, cache, opening), lambda: open_encoders(setup, cache, opening, say=say))
-        with LocalRunner(threads, opened) as local:
+        with LocalRunner(threads, opened, headers) as local:
             yield local, opened.encoders
 
 

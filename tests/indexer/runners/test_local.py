@@ -6,8 +6,10 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +21,10 @@ from vfindex.indexer.models.base import Encoders, Pixels
 from vfindex.indexer.options import Options, Sampling
 from vfindex.indexer.pipeline.prepare import Prepared, prepare
 from vfindex.indexer.pipeline.stages import Indexed, index_unit
-from vfindex.indexer.runners.local import DecoderThreads, LocalRunner
+from vfindex.indexer.runners.local import AHEAD_FILES, DecoderThreads, HeadersAhead, LocalRunner
 from vfindex.indexer.runners.open_models import ModelOwner
 from vfindex.indexer.scan.walk import Found, discover, fingerprint
-from vfindex.storage.errors import ModelError
+from vfindex.storage.errors import ModelError, VideoError
 from vfindex.storage.records import FloatArray
 
 OPTIONS = Options(Sampling("fps", 2.0), asr=False)
@@ -112,6 +114,72 @@ def test_children_start_before_the_models_are_open(videos: list[Prepared]) -> No
         started = [decoder._child for decoder in threads._decoders]
         assert [child is not None and child.running() for child in started] == [False, True, True]
         assert threads.submit(lambda decoder: decoder._child).result() is started[-1], "which the first file then gets"
+
+
+def headers_of(paths: Sequence[bytes], threads: DecoderThreads) -> HeadersAhead:
+    """Return the headers of files, once all are read."""
+    headers = HeadersAhead(threads, paths)
+    wait(headers._reading.values())
+    return headers
+
+
+def test_headers_read_ahead_are_taken_once(videos: list[Prepared], decoder: Decoder) -> None:
+    paths = [video.found.location.path for video in videos]
+    with DecoderThreads(2) as threads:
+        headers = headers_of(paths, threads)
+        headers.stop()
+        for path in paths:
+            assert headers.take(path) == decoder.probe(path)
+            assert headers.take(path) is None, "a second attempt reads it again"
+        assert headers.take(b"/another") is None
+
+
+def test_headers_read_ahead_of_a_changed_file_are_dropped(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "v.mp4", shots=[Shot("red", 2)])
+    with DecoderThreads(1) as threads:
+        headers = headers_of([os.fsencode(video)], threads)
+        make_video(video, shots=[Shot("red", 4)])
+        assert headers.take(os.fsencode(video)) is None
+
+
+def test_an_unreadable_header_fails_its_own_file(tmp_path: Path, videos: list[Prepared]) -> None:
+    broken = tmp_path / "v.mp4"
+    broken.write_bytes(b"no video" * 100)
+    sound = videos[0].found.location.path
+    with DecoderThreads(1) as threads:
+        headers = headers_of([os.fsencode(broken), sound], threads)
+        with pytest.raises(VideoError):
+            headers.take(os.fsencode(broken))
+        assert headers.take(sound) is not None
+
+
+def test_headers_are_read_ahead_only_until_the_models_are_open(videos: list[Prepared]) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def hold(_: Decoder) -> None:
+        began.set()
+        assert goes_on.wait(60)
+
+    encoder = Colours()
+    with DecoderThreads(1) as threads, ModelOwner() as owner:
+        held = threads.submit(hold)
+        assert began.wait(60)
+        headers = HeadersAhead(threads, [video.found.location.path for video in videos])
+        models = owner.models(None, lambda: Encoders(Words(), {"visual": encoder}, lanes=1))
+        with LocalRunner(threads, models, headers) as runner:
+            assert all(future.cancelled() for future in headers._reading.values())
+            goes_on.set()
+            held.result(60)
+            found = videos[0].found
+            prepared = runner.prepare(found, videos[0].video.fingerprint, OPTIONS).result(60)
+            assert prepared.video == videos[0].video
+
+
+def test_many_headers_are_not_read_ahead() -> None:
+    with DecoderThreads(1) as threads:
+        headers = HeadersAhead(threads, (f"/missing/{n}".encode() for n in count()))
+        headers.stop()
+        assert len(headers._reading) == AHEAD_FILES
 
 
 def test_a_video_that_fails_in_a_shared_batch_fails_alone(videos: list[Prepared]) -> None:

@@ -6,12 +6,17 @@ import ctypes
 import os
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from media import Shot, make_video
 
+from vfindex.indexer.media.decoder import Decoder, Probe
+from vfindex.indexer.models import factory
+from vfindex.indexer.models.base import Encoders
 from vfindex.indexer.models.presets import Choice
 from vfindex.indexer.runs.execute import RunSettings
 from vfindex.indexer.runs.ingest import ingest
@@ -63,3 +68,29 @@ def test_a_video_that_is_up_to_date_is_not_opened(tmp_path: Path, count_opens: C
     video = make_video(tmp_path / "v.mp4", shots=[Shot("red", 2)])
     assert count_opens(video) > 0
     assert count_opens(video) == 0
+
+
+def test_headers_are_read_while_the_models_are_opened(
+    tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = [make_video(tmp_path / f"{n}.mp4", shots=[Shot("red", 2 + n)]) for n in range(5)]
+    read: list[bytes] = []
+    probe, open_encoders = Decoder.probe, factory.open_encoders
+
+    def probing(decoder: Decoder, path: bytes) -> Probe:
+        found = probe(decoder, path)
+        read.append(path)
+        return found
+
+    def opening(*arguments: Any, **options: Any) -> Encoders:
+        until_s = time.monotonic() + 60
+        while len(read) < len(videos) and time.monotonic() < until_s:
+            time.sleep(0.01)
+        return open_encoders(*arguments, **options)
+
+    monkeypatch.setattr(Decoder, "probe", probing)
+    monkeypatch.setattr(factory, "open_encoders", opening)
+    settings = RunSettings(cache=models_cache, choice=Choice("lite"), workers=1, asr=False, ocr=False)
+    report = ingest(tmp_path / "lib", [os.fsencode(video) for video in videos], settings)
+    assert report.indexed == len(videos)
+    assert read == [os.fsencode(video) for video in videos], "each once, in order, before the first unit"
