@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,8 @@ WEBP_QUALITY = 70
 # One candidate is kept per interval of this length: clips are rarely shorter, and a unit of 10 minutes keeps 300
 # candidates of at most 307 kB.
 STRETCH_S = 2.0
+# Last frames that wait uncompressed, 10 MB of them: compressing one takes 2 ms, and few are ever shown.
+RAW_LAST = 32
 # Standard deviation of the luma below which a frame is black, white or a fade.
 MIN_CONTRAST = 12.0
 
@@ -29,7 +32,7 @@ class _Candidate:
 
 
 class ThumbnailPicker:
-    """Keeps the frame with most contrast of every STRETCH_S of a unit, and the last one as WebP.
+    """Keeps the frame with most contrast of every STRETCH_S of a unit, and the last one, as WebP but for RAW_LAST.
 
     A clip of which all frames lie in one stretch has the last of it, where the other belongs to the clip before.
     """
@@ -38,6 +41,7 @@ class ThumbnailPicker:
         # By the number of their stretch.
         self._best: dict[int, _Candidate] = {}
         self._last: dict[int, _Candidate] = {}
+        self._raw: deque[int] = deque()  # stretches whose last frame is not compressed
         self._stretch = -1
 
     def offer(self, time_s: float, pixels: NDArray[np.uint8]) -> None:
@@ -46,7 +50,7 @@ class ThumbnailPicker:
         step = -(-max(pixels.shape[:2]) // (2 * LONG_SIDE_PX))
         stretch = int(time_s // STRETCH_S)
         if stretch != self._stretch and self._stretch in self._last:
-            self._last[self._stretch] = self._last[self._stretch].compressed()
+            self._compress_after(self._stretch)
         self._stretch = stretch
         candidate = _Candidate(contrast, time_s, np.ascontiguousarray(pixels[::step, ::step]))
         self._last[stretch] = candidate
@@ -54,11 +58,12 @@ class ThumbnailPicker:
             self._best[stretch] = candidate
             del self._last[stretch]
 
-    def compress(self) -> None:
-        """Compress the candidates before sending them; costs three times the compression in `pick`."""
-        for kept in (self._best, self._last):
-            for stretch, candidate in kept.items():
-                kept[stretch] = candidate.compressed()
+    def _compress_after(self, stretch: int) -> None:
+        """Let the last frame of a stretch wait, and compress the one that has waited longest if there are too many."""
+        self._raw.append(stretch)
+        if len(self._raw) > RAW_LAST:
+            oldest = self._raw.popleft()
+            self._last[oldest] = self._last[oldest].compressed()
 
     def pick(self, start_s: float, end_s: float, middle_s: float) -> bytes | None:
         """Return the WebP of the frame in [start_s, end_s) with enough contrast that is nearest to `middle_s`.

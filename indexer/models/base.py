@@ -21,6 +21,7 @@ Pixels = NDArray[np.uint8]
 # of STILL_BLOCK_PX. Coding noise of a still image lies below. On 202 such pairs of the public collection the cosine of
 # the two vectors has the median 0.9995 and the minimum 0.995; neighbouring frames of one shot have 0.95.
 STILL_MEAN, STILL_BLOCK, STILL_BLOCK_PX = 1, 8, 20
+_SOME_ROWS = 8  # every eighth is compared first
 # Batches in flight per GPU: one is computed while the next is copied.
 LANES_PER_GPU = 2
 
@@ -114,9 +115,10 @@ def is_still(before: Pixels, frame: Pixels) -> bool:
     """Return whether two frames are equal but for noise, so that one vector serves both: slides, empty rooms."""
     if before.shape != frame.shape:
         return False
-    change = np.abs(before.astype(np.int16) - frame)
-    if change.sum(dtype=np.int64) >= STILL_MEAN * change.size:
-        return False
-    rows, columns = (np.arange(0, side, STILL_BLOCK_PX) for side in frame.shape[:2])
-    blocks = np.add.reduceat(np.add.reduceat(change.sum(axis=2, dtype=np.int64), rows, axis=0), columns, axis=1)
+    for rows in (slice(None, None, _SOME_ROWS), slice(None)):  # the change of some is enough in most moving frames
+        change = np.abs(before[rows].astype(np.int16) - frame[rows])
+        if change.sum(dtype=np.int64) >= STILL_MEAN * frame.size:
+            return False
+    tops, lefts = (np.arange(0, side, STILL_BLOCK_PX) for side in frame.shape[:2])
+    blocks = np.add.reduceat(np.add.reduceat(change.sum(axis=2, dtype=np.int64), tops, axis=0), lefts, axis=1)
     return bool(blocks.max() < STILL_BLOCK * STILL_BLOCK_PX**2 * frame.shape[2])

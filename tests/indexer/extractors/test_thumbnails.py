@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from vfindex.indexer.extractors import thumbnails
 from vfindex.indexer.extractors.thumbnails import ThumbnailPicker
 
 
@@ -34,12 +35,28 @@ def shown(made: ThumbnailPicker, start_s: float, end_s: float) -> int | None:
     return None if data is None else round(float(np.asarray(Image.open(io.BytesIO(data))).mean()), -1)
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_clip_of_one_frame_has_a_picture_beside_one_of_more_contrast(compressed: bool) -> None:
+@pytest.mark.parametrize("raw", [0, thumbnails.RAW_LAST])
+def test_a_clip_of_one_frame_has_a_picture_beside_one_of_more_contrast(
+    raw: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thumbnails, "RAW_LAST", raw)
     made = picker((8.0, 60, 40), (10.5, 80, 50), (11.8, 120, 20), (15.7, 200, 30))
-    if compressed:
-        made.compress()
     assert [shown(made, *span) for span in ((8.0, 11.8), (11.8, 15.7), (15.7, 20.0))] == [80, 120, 200]
+
+
+def test_last_frames_are_compressed_once_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressing takes 2 ms, and few of them are ever shown."""
+    seconds = [(float(second), 100, 50 - second % 2) for second in range(200)]
+    made, compressed = picker(*seconds[: 2 * thumbnails.RAW_LAST]), picker(*seconds)
+
+    def waiting(made: ThumbnailPicker) -> list[bool]:
+        return [isinstance(each.picture, bytes) for each in made._last.values()]
+
+    assert not any(waiting(made))
+    assert waiting(compressed) == [True] * (99 - thumbnails.RAW_LAST) + [False] * (thumbnails.RAW_LAST + 1)
+    monkeypatch.setattr(thumbnails, "RAW_LAST", 0)
+    at_once = picker(*seconds)
+    assert all(made.pick(n + 1, n + 2, n + 1) == at_once.pick(n + 1, n + 2, n + 1) for n in range(0, 60, 2))
 
 
 def test_a_frame_of_contrast_near_the_middle_is_chosen() -> None:
