@@ -88,9 +88,10 @@ class JointIndex:
         return self.shards is not None or all(each.codes is None for each in self.segments)
 
     def prepare(self) -> None:
-        """Import FAISS, 70 ms of the first search, if a search needs it."""
-        if not self.is_exact:
-            import faiss  # noqa: F401
+        """Import what the first search needs."""
+        for each in self.segments:
+            if each.codes is not None:
+                each.codes.prepare()
 
     def ids(self) -> NDArray[np.int64]:
         """Return the clip ids of the index, without deleted ones, increasing."""
