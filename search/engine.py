@@ -182,7 +182,7 @@ def _hits(
         raise UsageError("rrf fuses ranks, which are of one library; search several with --combine convex")
     if len(read) > 1:
         _check_comparable([library.root for library in libraries], views)
-    encoded = _encode(engines[0].searcher() if engines else None, query, request.images, views)
+    encoded = _encode(engines[0].searcher() if engines else None, (request, query), views, opened)
     with naming(engines, libraries):
         _open(members, libraries, views)
         examples = find_examples([view.snapshot for view in views], encoded.likes, [each.likes for each in members])
@@ -271,10 +271,16 @@ def _parsed(request: Request) -> Query:
     return query
 
 
-def _encode(searcher: Searcher | None, query: Query, images: Sequence[Example], views: Sequence[View]) -> EncodedQuery:
-    """Return the query with the vectors that count; without a library on this machine, there are none of words."""
-    likes = [image for image in images if isinstance(image, Like | ClipKey)]
-    files = [image for image in images if not isinstance(image, Like | ClipKey)]
+def _encode(
+    searcher: Searcher | None, asked: tuple[Request, Query], views: Sequence[View], opened: ExitStack
+) -> EncodedQuery:
+    """Return the query with the vectors that count; without a library on this machine, there are none of words.
+
+    opened: see `QueryEncoder.begin`.
+    """
+    request, query = asked
+    likes = [image for image in request.images if isinstance(image, Like | ClipKey)]
+    files = [image for image in request.images if not isinstance(image, Like | ClipKey)]
     if searcher is None:
         if files:
             raise UsageError(
@@ -282,6 +288,6 @@ def _encode(searcher: Searcher | None, query: Query, images: Sequence[Example], 
                 "name one with --library DIR beside the others, or give a clip of theirs with --like"
             )
         return EncodedQuery(query, list, [], likes)
-    words = searcher.encoder.begin(query, views[0].unused)
+    words = searcher.encoder.begin(query, views[0].unused, opened)
     pictures = [searcher.pictures.encode(each if isinstance(each, Picture) else Path(each)) for each in files]
     return EncodedQuery(query, words, pictures, likes)

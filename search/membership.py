@@ -65,7 +65,7 @@ class Membership:
         with ExitStack() as opened:
             state = self._state()
             library, view = self._engines[0].open_view(request, query, opened, time.monotonic() + timeout_s)
-            asked = Asked(self._engines[0], (library, view), (request, query), question)
+            asked = Asked(self._engines[0], (library, view), (request, query), question, opened)
             if step == "statistics":
                 return asked.statistics() | {"version": __version__, "state": state}
             if question["spec"] != reading_hash(view.snapshot) or question["state"] != state:
@@ -75,12 +75,13 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One step of a question to a library."""
+    """One step of a question to a library. reading: what ends with it."""
 
     engine: SearchEngine
     opened: tuple[Library, View]
     asked: tuple[Request, Query]
     question: Mapping[str, Any]
+    reading: ExitStack
 
     @property
     def view(self) -> View:
@@ -123,7 +124,7 @@ class Asked:
     def _source(self) -> tuple[LocalSource, list[Result]]:
         """Return the library with its candidates, and its clips that are examples."""
         view, query, question = self.view, self.asked[1], self.question
-        words = self.engine.searcher().encoder.begin(query, view.unused)
+        words = self.engine.searcher().encoder.begin(query, view.unused, self.reading)
         spreads, images = documents.listed(documents.number, question["spreads"]), self._images()
         if any(spread <= 0 for spread in spreads):
             raise QueryError("a spread is above 0")

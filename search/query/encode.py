@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, TypeAlias
@@ -54,16 +55,22 @@ class QueryEncoder:
         self._opening = Lock()
         self._cores = BoundedSemaphore(usable_cores())
 
-    def begin(self, query: Query, without: Collection[ModalityName]) -> Callable[[], WordVectors]:
+    def begin(self, query: Query, without: Collection[ModalityName], opened: ExitStack) -> Callable[[], WordVectors]:
         """Encode a query's words in a thread of its own, as its keywords are looked up meanwhile; return what waits.
 
-        without: modalities that do not count.
+        without: modalities that do not count. opened: ends with the search, and waits for the thread even if it failed.
         """
         moments = [[part.but(without) for part in moment.parts()] for moment in query.moments]
+
+        def encoded() -> WordVectors:
+            return [[self.encode(part) for part in parts] for parts in moments]
+
         executor = ThreadPoolExecutor(1, "vfindex-encode")
-        vectors = executor.submit(lambda: [[self.encode(part) for part in parts] for parts in moments])
-        executor.shutdown(wait=False)
-        return vectors.result
+        opened.callback(executor.shutdown)
+        try:
+            return executor.submit(encoded).result
+        except RuntimeError:  # there are too many threads, or the interpreter is ending
+            return encoded
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""

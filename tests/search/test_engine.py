@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,13 @@ from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.records import Clip, Document, Segment
 from vfindex.storage.writer import Writer, writing
 
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+# The limit of threads is reached; the interpreter ends, and another thread than its first one searches.
+NO_THREADS = [(Thread, "start", no_thread), (concurrent.futures.thread, "_shutdown", True)]
 # Questions in these tests are numbers: "3" asks for axis 3 in every modality.
 
 
@@ -189,6 +197,35 @@ def test_an_error_of_the_encoder_is_that_of_the_search(tmp_path: Path, monkeypat
     monkeypatch.setattr(QueryEncoder, "encode", fail)
     with pytest.raises(ModelError, match="the weights are damaged"):
         engine.search("1")
+
+
+@pytest.mark.parametrize(("where", "name", "value"), NO_THREADS)
+def test_words_are_encoded_where_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
+) -> None:
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))], "b": [clip(visual=axis(2))]})
+    monkeypatch.setattr(where, name, value)
+    assert names(engine.search("2"))[0] == "b"
+
+
+def test_a_search_that_fails_leaves_no_encoder_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else there is no limit to the threads of a server: those of failed searches wait for a core."""
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
+    encoded = Event()
+
+    def encode_later(*_: object) -> dict[Any, Any]:
+        Event().wait(0.2)
+        encoded.set()
+        return {}
+
+    def fail(*_: object) -> None:
+        raise QueryError("the words are wrong")
+
+    monkeypatch.setattr(QueryEncoder, "encode", encode_later)
+    monkeypatch.setattr(source, "match_keywords", fail)
+    with pytest.raises(QueryError, match="the words are wrong"):
+        engine.search("1")
+    assert encoded.is_set()
 
 
 def test_wrong_queries_raise_one_sentence(tmp_path: Path) -> None:
