@@ -55,7 +55,8 @@ class HalfVectors:
         with one_thread():
             asked = np.ascontiguousarray(query[None], np.float32)
             scores, places = index.search(asked, top_k, params=parameters)
-        return scores[0], places[0]
+        found = places[0] >= 0  # fewer than `top_k` where vectors are damaged and have no score
+        return scores[0][found], places[0][found]
 
     def best_of(self, asked: Sequence[FloatArray], top_k: int) -> list[tuple[FloatArray, NDArray[np.int64]]]:
         """Return (scores, places), each (n_queries, top_k), best first, for groups of queries (n_queries, dim).

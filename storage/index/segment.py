@@ -136,7 +136,7 @@ class IndexSegment:
         found = self._found_by_codes(query, top_k, kept, count)
         # Clips without the query's modality score 0, many at once: their order among the codes says nothing about the
         # clips that a filter selects.
-        if found is not None and (count >= MOSTLY * len(self.ids) or found[0][-1] > 0):
+        if found is not None and len(found[0]) == top_k and (count >= MOSTLY * len(self.ids) or found[0][-1] > 0):
             return found
         return self._scan(query, top_k, kept)
 
