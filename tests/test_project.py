@@ -274,6 +274,14 @@ def test_every_folder_with_python_files_is_packaged() -> None:
     assert all((ROOT / folder / "py.typed").exists() for folder in folders)
 
 
+def test_both_builds_of_faiss_begin_at_one_version() -> None:
+    """An older one scans the lists of an index wrongly, or frees the filter of a search that is using it."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        dependencies = tomllib.load(file)["project"]["dependencies"]
+    lowest = [each.partition(";")[0] for each in dependencies if each.startswith("faiss")]
+    assert lowest == ["faiss-gpu>=1.14", "faiss-cpu>=1.14"]
+
+
 def test_the_wheel_contains_one_package(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="hatchling builds the wheel: pip install hatchling")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
