@@ -114,10 +114,11 @@ def is_enough(
     By one of EVERY queries, so without the margin: it was in them when they were tuned. See `tuned_params`.
     """
     trials = _trials(codes, rows, [[queries[::EVERY] for queries in each] for each in asked])
+    not_found = most_candidates(len(rows))  # the rank of such a clip
     for corner, trial in zip(tuned.corners, trials, strict=True):
         for which, params in enumerate((corner.first, corner.many)):
             ranks = [of_kind[which] for of_kind in trial.ranks(params.share)]
-            if any(np.mean(each < params.candidates) < REQUIRED[which][0] for each in ranks):
+            if any(np.mean(each < min(params.candidates, not_found)) < REQUIRED[which][0] for each in ranks):
                 return False
     return True
 

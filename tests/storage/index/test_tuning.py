@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vfindex.storage.index import tuning
 from vfindex.storage.index.file_format import writing_index
 from vfindex.storage.index.ivf_pq import write_codes
-from vfindex.storage.index.search_params import SearchParams
+from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, ModalitySpec
 
 
@@ -70,6 +70,16 @@ def test_an_index_that_finds_too_little_is_scanned() -> None:
     trial.found_at[missed] = tuning.LEAST_MOST
     effort = tuning._weighting_params(trial)  # type: ignore[arg-type]
     assert effort.first.candidates == 0 and effort.recall == 0.8 and trial.shares == list(tuning.SHARES)
+
+
+def test_what_is_not_found_is_not_enough_for_parameters_of_a_larger_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have more candidates than are looked at here."""
+    trial = Trial(np.ones((10, 10), np.bool_))
+    trial.found_at[:] = tuning.LEAST_MOST
+    monkeypatch.setattr(tuning, "_trials", lambda *_: [trial])
+    params = SearchParams(2 * tuning.LEAST_MOST, 1.0)
+    tuned = TunedParams((WeightingParams(params, params, 1.0),), (), ())
+    assert not tuning.is_enough(tuned, trial.codes, np.zeros((5000, 1), np.float16), [])
 
 
 @pytest.mark.parametrize("share", tuning.SHARES)
