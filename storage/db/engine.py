@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -146,14 +146,11 @@ def _size_bytes(path: Path) -> int:
         return 0
 
 
-class Unchanged:
+class Unchanged(AbstractContextManager["Unchanged"]):
     """A block that ends with LibraryChanged if the library changed during it and no lock protected the reads."""
 
     def __init__(self, opened: Opened | None) -> None:
         self._opened = opened
-
-    def __enter__(self) -> None:
-        pass
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
         if self._opened is None or not self._opened.has_changed():
@@ -194,15 +191,20 @@ class _Cursor(sqlite3.Cursor):
         with _OwnErrors(self.connection):
             return super().executemany(*arguments)
 
+    def fetchall(self) -> list[Any]:
+        with _OwnErrors(self.connection):
+            return super().fetchall()
 
-class _OwnErrors:
+    def fetchmany(self, *arguments: Any) -> list[Any]:
+        with _OwnErrors(self.connection):
+            return super().fetchmany(*arguments)
+
+
+class _OwnErrors(AbstractContextManager["_OwnErrors"]):
     """A block that turns errors into those of `DatabaseConnection`; as a generator it would be three times as slow."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-
-    def __enter__(self) -> None:
-        pass
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
         if isinstance(exc, UnicodeDecodeError):

@@ -73,7 +73,6 @@ class Snapshot:
         """
         self._engine, self._pool = engine, engine.pool
         self._connection, self._cache = begin_reading(engine)
-        self._driver: Any = self._connection.connection.driver_connection
         self._until_s, self._limits = until_s, ExitStack()
         self._limits.enter_context(time_limit(self._connection, until_s))
         self.words = Words(self._fetched, self.remembered, corrections)
@@ -148,7 +147,8 @@ class Snapshot:
         """Return a query's rows as plain tuples, without SQLAlchemy, which takes 0.1 ms for a statement of its own."""
         self._check_time()
         try:
-            rows: list[Any] = self._driver.execute(query, parameters).fetchall()
+            driver: Any = self._connection.connection.driver_connection
+            rows: list[Any] = driver.execute(query, parameters).fetchall()
         except sqlite3.Error as exc:
             raise translated(exc) from exc
         return rows

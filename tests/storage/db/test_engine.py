@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from library_maker import add_video, axis, clip, install
 from sqlalchemy import insert, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ResourceClosedError
 
 from vfindex.storage.db import engine as database
 from vfindex.storage.db import schema
@@ -20,7 +20,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.runs import stored_runs
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.files import resources
-from vfindex.storage.library import Library
+from vfindex.storage.library import Library, failed_folder
 from vfindex.storage.maintenance.damage import false_words
 from vfindex.storage.records import Document
 from vfindex.storage.writer import writing
@@ -171,3 +171,25 @@ def test_a_full_disk_keeps_no_reader_out(tmp_path: Path, monkeypatch: pytest.Mon
     with Library.open(folder).snapshot() as snapshot:
         assert len(snapshot.clip_ids()) == 1
         assert list(folder.glob("*-shm"))
+
+
+def test_a_closed_snapshot_reads_nothing(tmp_path: Path) -> None:
+    """Its connection is another snapshot's by then."""
+    with writing(tmp_path) as writer:
+        install(writer)
+        add_video(writer, "a", [clip(visual=axis(0))])
+    with Library.open(tmp_path).snapshot() as snapshot:
+        assert len(snapshot.paths()) == 1
+    with pytest.raises(ResourceClosedError):
+        snapshot.paths()
+
+
+@pytest.mark.parametrize("fetch", ["fetchall", "fetchmany"])
+def test_errors_of_later_rows_name_the_library_too(tmp_path: Path, fetch: str) -> None:
+    rows = "SELECT json_extract(column1, '$') FROM (VALUES ('1'), ('{'))"
+    with connect(tmp_path / "library.db", write=True).connect() as connection:
+        cursor = connection.connection.cursor()
+        cursor.execute(rows)
+        with pytest.raises(sqlite3.Error, match="JSON") as raised:
+            getattr(cursor, fetch)(*([2] if fetch == "fetchmany" else []))
+    assert failed_folder(raised.value) == tmp_path
