@@ -127,6 +127,8 @@ class Coder:
 
     def turned(self, part: FloatArray, number: int) -> FloatArray:
         """Return vectors (n, width) of one segment as they are coded: as wide as its codes."""
+        if self.turns and len(part) == 1:  # NumPy's product of 700 dimensions or more starts threads that wait actively
+            return np.asarray(np.einsum("nd,dk->nk", part, self.turns[number]), np.float32)
         if self.turns:
             return part @ self.turns[number]
         return np.pad(part, ((0, 0), (0, self.counts[number] * self.dims - part.shape[1])))

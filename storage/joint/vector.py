@@ -89,9 +89,14 @@ class ModalitySpec:
         return np.asarray(self.scale * (vectors - self.mean), dtype=np.float32)
 
     def along(self, vectors: FloatArray, direction: FloatArray) -> FloatArray:
-        """Return <s * (e - mu), direction> (n,) for rows e (n, dim), without computing the centred rows."""
-        with np.errstate(invalid="ignore"):  # BLAS may compute with what lies behind a row, and drops the result
-            return np.asarray(self.scale * (vectors @ direction - self.mean @ direction), dtype=np.float32)
+        """Return <s * (e - mu), direction> (n,) for rows e (n, dim), without computing the centred rows.
+
+        By `einsum`: a product with 460,000 numbers or more, as of 600 frames of 768 dimensions, starts threads that wait
+        actively, 9 ms of processor time instead of 0.15.
+        """
+        with np.errstate(invalid="ignore"):
+            along = np.einsum("nd,d->n", vectors, direction) - self.mean @ direction
+        return np.asarray(self.scale * along, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
