@@ -91,8 +91,8 @@ class ModalitySpec:
     def along(self, vectors: FloatArray, direction: FloatArray) -> FloatArray:
         """Return <s * (e - mu), direction> (n,) for rows e (n, dim), without computing the centred rows.
 
-        By `einsum`: a product with 460,000 numbers or more, as of 600 frames of 768 dimensions, starts threads that wait
-        actively, 9 ms of processor time instead of 0.15.
+        By `einsum`: a product with 460,000 numbers or more, as of 600 frames of 768 dimensions, starts threads that
+        wait actively, 9 ms of processor time instead of 0.15.
         """
         with np.errstate(invalid="ignore"):
             along = np.einsum("nd,d->n", vectors, direction) - self.mean @ direction
