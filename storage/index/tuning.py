@@ -1,7 +1,8 @@
 """Recall of a joint index against an exact scan at every weighting, and the tuning of its search parameters.
 
-The queries are clips' own joint vectors (near many clips), background queries of the models' priors (near none), and
-midpoints of the latter. Recall is measured by score, so equal vectors are interchangeable.
+The queries are clips' own joint vectors (near many clips), background queries of the models' priors (near none),
+midpoints of the latter, and mixtures of both, which are about a clip as questions are. Recall is measured by score, so
+equal vectors are interchangeable.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ FLOOR = 0.95
 QUESTIONS, FEW_QUESTIONS = 512, 16
 # Of how many queries one is asked to see whether known parameters suffice.
 EVERY = 4
+# Cosine of a question to the clip that it is about.
+LIKENESS = 0.5
 # Clips read per query: those that lack a modality are no queries for it alone.
 CLIPS_A_QUESTION = 3
 # Scores this close may be in either order: float32 sums depend on the order of addition, and float16 rounds.
@@ -98,7 +101,7 @@ def tuned_params(
 
     rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
     """
-    trials = _trials(codes, rows, [(own, _between(unlike)) for own, unlike in asked])
+    trials = _trials(codes, rows, [(own, _between(unlike), _partly(own, unlike)) for own, unlike in asked])
     corners = tuple(_weighting_params(trial) for trial in trials)
     queries = asked[0][1] if len(asked[0][1]) else asked[0][0]
     lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
@@ -113,7 +116,8 @@ def is_enough(
 
     By one of EVERY queries, so without the margin: it was in them when they were tuned. See `tuned_params`.
     """
-    trials = _trials(codes, rows, [[queries[::EVERY] for queries in each] for each in asked])
+    kinds = [(own, unlike, _partly(own, unlike)) for own, unlike in asked]
+    trials = _trials(codes, rows, [[queries[::EVERY] for queries in each] for each in kinds])
     not_found = most_candidates(len(rows))  # the rank of such a clip
     for corner, trial in zip(tuned.corners, trials, strict=True):
         for which, params in enumerate((corner.first, corner.many)):
@@ -140,6 +144,16 @@ def raised_params(
         is_new = (wanted.first, wanted.many) != (corners[at].first, corners[at].many)
         corners[at] = wanted if is_new else wanted.doubled(most_candidates(len(rows)))
     return replace(tuned, corners=tuple(corners))
+
+
+def _partly(own: FloatArray, unlike: FloatArray) -> FloatArray:
+    """Return queries (n, dim) that are like a clip by a cosine of LIKENESS, and otherwise like a background query."""
+    count = min(len(own), len(unlike))
+    if not count:
+        return own[:0]
+    lengths = [np.maximum(np.linalg.norm(each[:count], axis=1, keepdims=True), 1e-9) for each in (own, unlike)]
+    mixed = LIKENESS * own[:count] / lengths[0] + math.sqrt(1 - LIKENESS**2) * unlike[:count] / lengths[1]
+    return np.asarray(mixed * lengths[1], np.float32)
 
 
 def _between(queries: FloatArray) -> FloatArray:

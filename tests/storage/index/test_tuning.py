@@ -117,6 +117,16 @@ def test_a_larger_index_may_have_more_candidates(count: int, most: int) -> None:
     assert tuning.most_candidates(count) == most
 
 
+def test_a_third_kind_of_queries_is_about_a_clip_by_half() -> None:
+    random = np.random.default_rng(1)
+    own, unlike = random.standard_normal((2, 5, 4000)).astype(np.float32) * np.array([[[3]], [[7]]], np.float32)
+    partly = tuning._partly(own, unlike[:4])
+    cosines = np.sum(partly * own[:4], axis=1) / np.linalg.norm(partly, axis=1) / np.linalg.norm(own[:4], axis=1)
+    assert cosines == pytest.approx([0.5] * 4, abs=0.05)
+    assert np.linalg.norm(partly, axis=1) == pytest.approx(np.linalg.norm(unlike[:4], axis=1), rel=0.05)
+    assert tuning._partly(own, unlike[:0]).shape == (0, 4000)
+
+
 def test_clips_with_all_modalities_are_the_first_queries() -> None:
     zero, random = np.zeros(2, np.float32), np.random.default_rng(1)
     spec = JointSpec({m: ModalitySpec(zero, zero, 1.0, 0.5) for m in ("visual", "speech")})
