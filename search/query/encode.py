@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -68,8 +70,16 @@ class QueryEncoder:
         executor = ThreadPoolExecutor(1, "vfindex-encode")
         opened.callback(executor.shutdown)
         try:
+            if sys.platform == "linux":
+                ctypes.CDLL(
+                    "libgcc_s.so.1"
+                )  # glibc ends a thread with it, and aborts if there is no memory left for it
             return executor.submit(encoded).result
-        except RuntimeError:  # there are too many threads, or the interpreter is ending
+        except (
+            OSError,
+            RuntimeError,
+            MemoryError,
+        ):  # too little memory, too many threads, or the interpreter is ending
             return encoded
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import ctypes
+import sys
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, get_ident
 from typing import Any
 
 import numpy as np
@@ -186,6 +188,26 @@ def test_words_and_index_do_not_wait_for_the_encoder(tmp_path: Path, monkeypatch
     monkeypatch.setattr(source, "match_keywords", match_and_tell)
     monkeypatch.setattr(JointIndex, "prepare", prepare_and_tell)
     assert names(engine.search("1")) == ["a"]
+
+
+def test_without_memory_for_a_thread_the_words_are_encoded_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
+    threads, encode = set[int](), QueryEncoder.encode
+
+    def noted(self: QueryEncoder, part: Part) -> Any:
+        threads.add(get_ident())
+        return encode(self, part)
+
+    def refuse(*_: object) -> None:
+        raise OSError("libgcc_s.so.1: failed to map segment from shared object")
+
+    monkeypatch.setattr(QueryEncoder, "encode", noted)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert names(engine.search("1")) == ["a"]
+    assert threads == {get_ident()}
 
 
 def test_an_error_of_the_encoder_is_that_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
