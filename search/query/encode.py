@@ -71,15 +71,10 @@ class QueryEncoder:
         opened.callback(executor.shutdown)
         try:
             if sys.platform == "linux":
-                ctypes.CDLL(
-                    "libgcc_s.so.1"
-                )  # glibc ends a thread with it, and aborts if there is no memory left for it
+                # glibc ends a thread with it, and aborts the process if there is no memory left to load it.
+                ctypes.CDLL("libgcc_s.so.1")
             return executor.submit(encoded).result
-        except (
-            OSError,
-            RuntimeError,
-            MemoryError,
-        ):  # too little memory, too many threads, or the interpreter is ending
+        except (OSError, RuntimeError, MemoryError):  # no memory, too many threads, or the interpreter is ending
             return encoded
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
