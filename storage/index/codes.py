@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.index.flat import one_thread
+from vfindex.storage.joint.codecs import as_float32
 from vfindex.storage.records import FloatArray
 
 # Values of a code, and vectors per block in FAISS's layout, processed together in registers.
@@ -202,7 +203,7 @@ def lists_of(belongs: NDArray[np.int64], rows: NDArray[Any], count: int) -> List
         part = belongs[first : first + _TOGETHER]
         order = np.argsort(part, kind="stable")
         numbers, starts = np.unique(part[order], return_index=True)
-        sums[numbers] += np.add.reduceat(np.asarray(rows[first + order], np.float32), starts, axis=0)
+        sums[numbers] += np.add.reduceat(as_float32(rows[first + order]), starts, axis=0)
     return Lists(members, np.cumsum(sizes), sums / np.maximum(1, sizes).astype(np.float32)[:, None])
 
 
@@ -221,7 +222,7 @@ def encode(
     of_rows = lists.of_rows()
     for places in _by_blocks(lists, None if dead is None else lists.blocks_of(dead)):
         some = np.maximum(places, 0)
-        part = np.asarray(rows[some, coder.segments[number]], np.float32)
+        part = as_float32(rows[some, coder.segments[number]])
         if coder.turns:
             part -= lists.centroids[of_rows[some], coder.segments[number]]
         part = coder.turned(part, number)
@@ -255,7 +256,7 @@ def _assigned(rows: NDArray[Any], centroids: FloatArray, roots: FloatArray) -> N
     belongs = np.zeros(len(rows), np.int64)
     centroids = np.ascontiguousarray(centroids, np.float32)
     for first in range(0, len(rows), _TOGETHER):
-        part = np.ascontiguousarray(rows[first : first + _TOGETHER] * roots, np.float32)
+        part = np.ascontiguousarray(as_float32(rows[first : first + _TOGETHER]) * roots, np.float32)
         belongs[first : first + _TOGETHER] = faiss.knn(part, centroids, 1)[1][:, 0]
     return belongs
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
+from vfindex.storage.joint.codecs import as_float32
 from vfindex.storage.joint.vector import JointSpec, fuse
 from vfindex.storage.records import FloatArray
 
@@ -70,7 +71,7 @@ class HalfVectors:
         groups = [np.ascontiguousarray(each[:, span], np.float32) for each, span in zip(asked, spans, strict=True)]
         heaps: list[Any] = [faiss.ResultHeap(len(each), top_k, keep_max=True) for each in groups]
         for first in range(0, len(self._rows), _TOGETHER):
-            rows = np.asarray(self._rows[first : first + _TOGETHER], np.float32)
+            rows = as_float32(self._rows[first : first + _TOGETHER])
             for queries, span, heap in zip(groups, spans, heaps, strict=True):
                 part = np.ascontiguousarray(rows[:, span])
                 scores, places = faiss.knn(queries, part, min(top_k, len(part)), faiss.METRIC_INNER_PRODUCT)
@@ -131,7 +132,7 @@ class Shards:
             for block in blocks[number * len(blocks) // len(devices) : (number + 1) * len(blocks) // len(devices)]:
                 check()
                 part = devices[number](dim)
-                part.add(np.ascontiguousarray(block.rows[block.places], np.float32))
+                part.add(as_float32(block.rows[block.places]))
                 shard.add_shard(part)
             if shard.ntotal:
                 self._index.add_shard(shard)

@@ -28,6 +28,7 @@ from vfindex.storage.index.file_format import IndexFile, damage, writing_index
 from vfindex.storage.index.flat import Block, Shards
 from vfindex.storage.index.search_params import TunedParams
 from vfindex.storage.index.segment import CHECKED_BLOCKS, IndexSegment
+from vfindex.storage.joint.codecs import as_float32
 from vfindex.storage.records import FloatArray, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -165,10 +166,10 @@ class JointIndex:
             held |= known
             parts.append((np.flatnonzero(known), each.rows[places[known]]))
         if len(parts) == 1:
-            return held, np.asarray(parts[0][1], np.float32)
+            return held, as_float32(parts[0][1])
         rows = np.zeros((len(ids), self.dim), np.float32)
         for at, part in parts:
-            rows[at] = part
+            rows[at] = as_float32(part)
         return held, rows[held]
 
     def stored(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], FloatArray]:

@@ -21,6 +21,7 @@ from vfindex.storage.index.flat import HalfVectors, joint_batches, used_span
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.index.search_params import FIRST, MANY, SearchParams, TunedParams, WeightingParams
+from vfindex.storage.joint.codecs import as_float32
 from vfindex.storage.joint.vector import JointSpec, ModalityPrior, fuse_query
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray
@@ -245,7 +246,7 @@ class _Kind:
             at, is_known = positions_in(places[row], known[order])
             scores[row, is_known] = best[0][row][order][at[is_known]]
             if best[0][row, -1] >= bars[1][row]:  # more are as good as these
-                scores[row] = rows[places[row], span].astype(np.float32) @ queries[row, span]
+                scores[row] = as_float32(rows[places[row], span]) @ queries[row, span]
         return cls(depth, (scores >= bars[0][:, None], scores >= bars[1][:, None]))
 
     def ranks(self, lists: int, clips: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
