@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,3 +195,31 @@ def test_errors_of_later_rows_name_the_library_too(tmp_path: Path, fetch: str) -
         with pytest.raises(sqlite3.Error, match="JSON") as raised:
             getattr(cursor, fetch)(*([2] if fetch == "fetchmany" else []))
     assert failed_folder(raised.value) == tmp_path
+
+
+TRUNCATED_WHILE_READ = """
+import os, sys
+from pathlib import Path
+from vfindex.storage.errors import LibraryError
+from vfindex.storage.library import Library
+
+folder = Path(sys.argv[1])
+try:
+    with Library.open(folder).snapshot() as snapshot:
+        snapshot.counts()
+        os.truncate(folder / "library.db", 8192)
+        print(len(snapshot.with_vectors(range(100))))
+except LibraryError as exc:
+    print(exc)
+"""
+
+
+def test_a_database_that_is_truncated_while_it_is_read_is_damaged(tmp_path: Path) -> None:
+    """In a process of its own, which a mapped file would end with SIGBUS."""
+    with writing(tmp_path) as writer:
+        install(writer)
+        for number in range(40):
+            add_video(writer, f"v{number}", [clip(5.0 * n, 5.0 * n + 5, visual=axis(number % 8)) for n in range(20)])
+    command = [sys.executable, "-P", "-c", TRUNCATED_WHILE_READ, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "run: vfindex" in done.stdout
