@@ -36,6 +36,7 @@ _INSERT = (
     " SELECT v.id, ?2, ?3, ?4, ?5 FROM video v WHERE v.id = ?1"
     " AND (?2 IS NULL OR EXISTS (SELECT 1 FROM clip c WHERE c.id = ?2 AND c.video_id = ?1))"
 )
+_ANY = "SELECT 1 FROM label LIMIT 1"
 _STATE = "SELECT max(id), count(finished_at) FROM run"
 
 
@@ -160,6 +161,8 @@ def labels_of_videos(snapshot: Snapshot, video_ids: Collection[int]) -> dict[int
 
 
 def _labels(snapshot: Snapshot, id_: str, where: str, among: Collection[int]) -> dict[int, dict[str, float]]:
+    if not snapshot.remembered("is labelled", lambda: any(True for _ in snapshot.stream(text(_ANY)))):
+        return {}
     columns = f"{id_} AS id, classes, name, probability"
     query = text(f"SELECT {columns} FROM label WHERE {where} ORDER BY probability DESC, name, classes")
     found: dict[int, dict[str, float]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
@@ -56,26 +56,33 @@ class QueryEncoder:
         self._open: dict[str, TextEncoder] = {}
         self._opening = Lock()
         self._cores = BoundedSemaphore(usable_cores())
+        self._threads: ThreadPoolExecutor | None = None
 
     def begin(self, query: Query, without: Collection[ModalityName], opened: ExitStack) -> Callable[[], WordVectors]:
-        """Encode a query's words in a thread of its own, as its keywords are looked up meanwhile; return what waits.
+        """Encode a query's words in another thread, while its keywords are looked up; return what waits for them.
 
-        without: modalities that do not count. opened: ends with the search, and waits for the thread even if it failed.
+        without: modalities that do not count. opened: ends with the search, and waits for them even if it failed.
         """
         moments = [[part.but(without) for part in moment.parts()] for moment in query.moments]
 
         def encoded() -> WordVectors:
             return [[self.encode(part) for part in parts] for parts in moments]
 
-        executor = ThreadPoolExecutor(1, "vfindex-encode")
-        opened.callback(executor.shutdown)
         try:
+            encoding = self._executor().submit(encoded)
+        except (OSError, RuntimeError, MemoryError):  # no memory, too many threads, or the interpreter is ending
+            return encoded
+        opened.callback(wait, [encoding])
+        return encoding.result
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """Return the threads that encode, which end with the encoder."""
+        if self._threads is None:
             if sys.platform == "linux":
                 # glibc ends a thread with it, and aborts the process if there is no memory left to load it.
                 ctypes.CDLL("libgcc_s.so.1")
-            return executor.submit(encoded).result
-        except (OSError, RuntimeError, MemoryError):  # no memory, too many threads, or the interpreter is ending
-            return encoded
+            self._threads = ThreadPoolExecutor(usable_cores(), "vfindex-encode")
+        return self._threads
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""

@@ -64,7 +64,6 @@ class Candidates:
         self._outdated = delta.outdated
         self._delta_lists = [delta.nearest(joint, self._clips) for joint in self._joint]
         self._keyword_clips = self._accepted(keywords.clip_ids)
-        self._keyword_shares = keywords.clip_shares()
         self._scored: dict[int, ScoredClip | None] = {}
         self._ranks = ReciprocalRanks((), {})
         indexed = len(view.index) if view.index is not None else 0
@@ -100,7 +99,7 @@ class Candidates:
         absent = absent_score(self._view, self._keywords)
         scores = joint_scores(self._view, np.array(accepted, np.int64), self._query, absent)
         read = {each.clip.id: each.score for each in self.score(np.array(accepted)[np.isinf(scores)].tolist())}
-        shares = np.array([self._keyword_shares.get(id_, 0.0) for id_ in accepted])
+        shares = np.array([self._keywords.clip_shares.get(id_, 0.0) for id_ in accepted])
         values = scores + self._view.setup.word_weight * shares
         return {id_: read.get(id_, value) for id_, value in zip(accepted, values.tolist(), strict=True)}
 

@@ -95,6 +95,7 @@ class KeywordMatches:
     shares: dict[Keyword, float] = field(default_factory=dict)  # of the query's idf weights, summing to 1
     required: dict[Keyword, Postings] = field(default_factory=dict)
     documents: dict[int, DocumentMatch] = field(default_factory=dict)  # by document id
+    clip_shares: dict[int, float] = field(default_factory=dict)  # by clip id, before `load_clips`
     absent: float = 0.0
 
     @property
@@ -161,12 +162,12 @@ class KeywordMatches:
         contained = {keyword for each in matches for keyword in each.keywords}
         return sum(share for keyword, share in self.shares.items() if keyword in contained)
 
-    def clip_shares(self) -> dict[int, float]:
-        """Return clip id -> share of the idf weights, by the documents added so far."""
+    def find_clip_shares(self) -> None:
+        """Set `clip_shares`, the shares of the idf weights, by the documents added so far."""
         texts: dict[int, list[DocumentMatch]] = dict(self.timed)
         for id_, video_id in self.titled.items():
             texts[id_] = [*texts.get(id_, ()), *self.whole[video_id]]
-        return {id_: sum(self.shares_of(_by_modality(each)).values()) for id_, each in texts.items()}
+        self.clip_shares = {id_: sum(self.shares_of(_by_modality(each)).values()) for id_, each in texts.items()}
 
     def words_of(self, matches: Sequence[DocumentMatch]) -> tuple[str, ...]:
         """Return the keywords that documents contain together, in the order of the query."""
@@ -215,6 +216,7 @@ def match_keywords(
     matches.titled = {clip_id: video_id for video_id, clips in titled.items() for clip_id in clips}
     added = (titled.get(d.video_id, ()) if d.start_s is None else clips_of.get(d.document_id, ()) for d in documents)
     matches.clip_ids = list(dict.fromkeys(chain.from_iterable(added)))[:MAX_WORD_CLIPS]
+    matches.find_clip_shares()
     return matches
 
 
