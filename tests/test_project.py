@@ -128,7 +128,7 @@ ROOMS = {
         ),
         *("qdrant", "index", "meta", "user", "migration", "db"),
         *("encoders", "text"),
-        *("joint", "files", "state_cache", "ids", "records", "modalities", "machine", "errors", "package"),
+        *("joint", "files", "state_cache", "ids", "records", "modalities", "threads", "machine", "errors", "package"),
     ),
 }
 MODULES_A_ROOM = range(3, 15)

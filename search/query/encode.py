@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
@@ -19,6 +16,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.machine import usable_cores
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey, FloatArray, QueryModel, Setup
+from vfindex.storage.threads import Begun
 
 if TYPE_CHECKING:
     from vfindex.storage.encoders.text import TextEncoder
@@ -56,7 +54,6 @@ class QueryEncoder:
         self._open: dict[str, TextEncoder] = {}
         self._opening = Lock()
         self._cores = BoundedSemaphore(usable_cores())
-        self._threads: ThreadPoolExecutor | None = None
 
     def begin(self, query: Query, without: Collection[ModalityName], opened: ExitStack) -> Callable[[], WordVectors]:
         """Encode a query's words in another thread, while its keywords are looked up; return what waits for them.
@@ -68,21 +65,9 @@ class QueryEncoder:
         def encoded() -> WordVectors:
             return [[self.encode(part) for part in parts] for parts in moments]
 
-        try:
-            encoding = self._executor().submit(encoded)
-        except (OSError, RuntimeError, MemoryError):  # no memory, too many threads, or the interpreter is ending
-            return encoded
-        opened.callback(wait, [encoding])
-        return encoding.result
-
-    def _executor(self) -> ThreadPoolExecutor:
-        """Return the threads that encode, which end with the encoder."""
-        if self._threads is None:
-            if sys.platform == "linux":
-                # glibc ends a thread with it, and aborts the process if there is no memory left to load it.
-                ctypes.CDLL("libgcc_s.so.1")
-            self._threads = ThreadPoolExecutor(usable_cores(), "vfindex-encode")
-        return self._threads
+        begun = Begun(encoded)
+        opened.callback(begun.end)
+        return begun.result
 
     def encode(self, part: Part) -> dict[ModalityName, FloatArray]:
         """Return modality -> (dim,) float32 of length 1, for the modalities of the part. Raises ModelError."""

@@ -321,9 +321,8 @@ def _revalidate(path: Path) -> None:
 
 
 def _pragmas(write: bool, *, is_locked: bool) -> list[str]:
-    # trusted_schema: the schema of a foreign library must not call functions with side effects.
-    # mmap_size: a mapped file that is truncated would kill the process, and `cell_size_check` would check mapped pages
-    # at every access instead of once. cache_size: KiB; the inner pages of the tables of a million clips.
+    # trusted_schema: a foreign library's schema must not call functions with side effects. mmap_size: a mapped file
+    # that is truncated kills the process; `cell_size_check` would check its pages at every access. cache_size: in KiB.
     pragmas = ["trusted_schema=OFF", "foreign_keys=ON", "cell_size_check=ON", "mmap_size=0", "cache_size=-8000"]
     if not is_locked:
         pragmas.insert(0, "locking_mode=EXCLUSIVE")  # needs no shared memory

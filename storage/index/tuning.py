@@ -49,7 +49,7 @@ TIE = 1e-3
 # Best clips that are known of a query: as many more than MANY as share its last score, in most videos with one title.
 KNOWN = 256
 # The grid: shares of the lists, and numbers of candidates.
-SHARES = (1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2, 5 / 8, 3 / 4, 1.0)
+SHARES = (1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2, 9 / 16, 5 / 8, 11 / 16, 3 / 4, 7 / 8, 1.0)
 CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 33))  # 32, 45, 64, ... 65536
 # At most one of so many vectors is a candidate, but up to LEAST_MOST in any index: codes confuse a share of all vectors
 # with the best, and re-ranking stays the same share of a search.

@@ -20,6 +20,7 @@ from vfindex.search.query.ast import Part
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.parser import MAX_QUERY_CHARS
 from vfindex.search.rank import source
+from vfindex.storage import threads as threads_module
 from vfindex.storage.errors import LibraryNotFound, ModelError, QueryError
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.records import Clip, Document, Segment
@@ -206,6 +207,7 @@ def test_without_memory_for_a_thread_the_words_are_encoded_in_turn(
     monkeypatch.setattr(QueryEncoder, "encode", noted)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", refuse)
+    monkeypatch.setattr(threads_module, "_threads", threads_module._threads.__wrapped__)  # the first call
     assert names(engine.search("1")) == ["a"]
     assert threads == {get_ident()}
 
@@ -233,14 +235,16 @@ def test_words_are_encoded_where_no_thread_can_be_started(
 def test_a_search_that_fails_leaves_no_encoder_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else there is no limit to the threads of a server: those of failed searches wait for a core."""
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
-    encoded = Event()
+    begun, encoded = Event(), Event()
 
     def encode_later(*_: object) -> dict[Any, Any]:
+        begun.set()
         Event().wait(0.2)
         encoded.set()
         return {}
 
     def fail(*_: object) -> None:
+        assert begun.wait(60)
         raise QueryError("the words are wrong")
 
     monkeypatch.setattr(QueryEncoder, "encode", encode_later)

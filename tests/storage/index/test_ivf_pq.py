@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
+from threading import Event, get_ident
+from typing import Any
 
 import numpy as np
 import pytest
 
+from vfindex.storage.index import ivf_pq
 from vfindex.storage.index.codes import BLOCK, Coder, Lists, cluster, encode, train
 from vfindex.storage.index.ivf_pq import ALL_CODES, IvfPq, code_name
 from vfindex.storage.index.search_params import SearchParams, TunedParams, WeightingParams
@@ -123,6 +126,44 @@ def test_a_filter_is_kept_to_in_the_scan() -> None:
     far = codes.lists.of_rows() == codes._scanner((0, 1)).lists_of(rows[7:8], len(codes.lists.ends))[1][0, -1]
     assert sorted(codes.nearest(rows[7], 1000, 0.01, far).tolist()) == np.flatnonzero(far).tolist()
     assert codes.nearest(rows[7], 10, 1.0, np.zeros(len(rows), bool)).tolist() == []
+
+
+@pytest.mark.parametrize("threads", [2, 3, 1000])
+def test_threads_that_share_a_scan_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    rows, codes = some_codes()
+    kept = np.random.default_rng(4).random(len(rows)) < 0.1
+    asked = [(10, 1.0, None), (10, 0.5, None), (len(rows), 1.0, None), (10, 1.0, kept), (len(rows), 0.5, kept)]
+    alone = [codes.nearest(rows[7], *each) for each in asked]
+    monkeypatch.setattr(ivf_pq, "_ROWS_A_THREAD", 1)
+    monkeypatch.setattr(ivf_pq, "cores", lambda: threads)
+    scans, scan = set[int](), ivf_pq._Scanner._scan
+
+    def noted(self: ivf_pq._Scanner, *given: Any) -> Any:
+        scans.add(given[3].shape[1])
+        return scan(self, *given)
+
+    monkeypatch.setattr(ivf_pq._Scanner, "_scan", noted)
+    for each, wanted in zip(asked, alone, strict=True):
+        assert sorted(codes.nearest(rows[7], *each).tolist()) == sorted(wanted.tolist())
+    assert codes.nearest(rows[7], 10).tolist() == alone[0].tolist()
+    assert max(scans) == -(-len(codes.lists.ends) // min(threads, len(codes.lists.ends)))
+
+
+def test_a_scan_that_fails_in_another_thread_fails_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, codes = some_codes()
+    monkeypatch.setattr(ivf_pq, "_ROWS_A_THREAD", 1)
+    monkeypatch.setattr(ivf_pq, "cores", lambda: 2)
+    first, scan = get_ident(), ivf_pq._Scanner._scan
+
+    def fails_elsewhere(self: ivf_pq._Scanner, *given: Any) -> Any:
+        if get_ident() != first:
+            raise MemoryError("no room for candidates")
+        Event().wait(0.5)  # for the other thread to begin
+        return scan(self, *given)
+
+    monkeypatch.setattr(ivf_pq._Scanner, "_scan", fails_elsewhere)
+    with pytest.raises(MemoryError, match="no room"):
+        codes.nearest(rows[7], 10)
 
 
 @pytest.mark.parametrize("harm", ["nowhere", "before", "backwards", "short", "none", "codes", "book", "turn"])

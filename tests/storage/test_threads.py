@@ -1,0 +1,103 @@
+"""Calls in other threads."""
+
+from __future__ import annotations
+
+import concurrent.futures.thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread, get_ident
+from typing import Any
+
+import pytest
+
+from vfindex.storage import threads
+from vfindex.storage.threads import Begun
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = ThreadPoolExecutor(1)
+    monkeypatch.setattr(threads, "_threads", lambda: executor)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_another_thread_makes_the_call() -> None:
+    started = Event()
+
+    def call() -> int:
+        started.set()
+        return get_ident()
+
+    begun = Begun(call)
+    assert started.wait(60)
+    assert begun.result() not in {get_ident(), None}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_call_that_no_thread_has_begun_is_made_here() -> None:
+    started, go_on = Event(), Event()
+
+    def busy() -> bool:
+        started.set()
+        return go_on.wait(60)
+
+    first = Begun(busy)
+    assert started.wait(60)
+    assert Begun(get_ident).result() == get_ident()
+    go_on.set()
+    assert first.result()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_its_error_is_raised() -> None:
+    begun = Begun(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        begun.result()
+    begun.end()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_end_waits_for_a_call_that_has_begun() -> None:
+    started, ended = Event(), Event()
+
+    def call() -> None:
+        started.set()
+        Event().wait(0.2)
+        ended.set()
+
+    begun = Begun(call)
+    assert started.wait(60)
+    begun.end()
+    assert ended.is_set()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_call_that_has_not_begun_is_not_made_after_the_end() -> None:
+    started, go_on, made = Event(), Event(), Event()
+
+    def busy() -> bool:
+        started.set()
+        return go_on.wait(60)
+
+    first = Begun(busy)
+    assert started.wait(60)
+    Begun(made.set).end()
+    go_on.set()
+    assert first.result() and Begun(lambda: None).result() is None
+    assert not made.is_set()
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("where", "name", "value"), [(Thread, "start", no_thread), (concurrent.futures.thread, "_shutdown", True)]
+)
+def test_without_another_thread_the_call_is_made_here(
+    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(where, name, value)
+    begun = Begun(get_ident)
+    assert begun.result() == get_ident()
+    begun.end()
