@@ -40,7 +40,7 @@ T = TypeVar("T")
 # Vectors that are scanned in the time of re-ranking one from the file, for each dimension of a code.
 _SCANNED_FOR_ONE = 25
 # Vectors that one thread scans for a query before others join it: 5 to 7 ms of all modalities.
-_ROWS_A_THREAD = 1_000_000
+_ROWS_A_THREAD = 1 << 20
 # Subsets of modalities whose scanners are kept.
 _SCANNERS = 4
 # FAISS's record of a list in a file: entries, room for entries, bytes from the beginning of the file.
