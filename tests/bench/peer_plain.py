@@ -11,7 +11,8 @@ as after a first run.
 
 They run in turn; printed are the ratios of wall and of processor seconds of each round, and the efficiency: the
 processor seconds of decoding alone and of encoding alone, in this process, over the cores, divided by the wall time of
-`ingest` without the opening of its models. Writes into a temporary folder, and into the cache of VFINDEX_CACHE.
+`ingest` without the opening of its models; medians of all rounds. Writes into a temporary folder, and into the cache of
+VFINDEX_CACHE.
 """
 
 from __future__ import annotations
@@ -184,13 +185,15 @@ def compare(files: Sequence[Path], rounds: int, scratch: Path) -> None:
     }
     number_format = min(trial, key=lambda each: trial[each].cpu_s)
     ratios: dict[str, list[float]] = {"wall": [], "processor": []}
-    walls = []
+    walls, opened_s, parts_s = [], [], []
     for n in range(rounds):
         plain = spend(script(model, number_format, scratch / "vectors.npy", files))
         ours = spend(ingest(model, scratch / f"library{n}", files))
         ratios["wall"].append(plain.wall_s / ours.wall_s)
         ratios["processor"].append(plain.cpu_s / ours.cpu_s)
         walls.append(ours.wall_s)
+        opened_s.append(spend(opening(model)).wall_s)
+        parts_s.append(alone(model, files))
         print(
             f"script, {number_format}: {plain.wall_s:.1f} s, {plain.cpu_s:.1f} CPU s; vfindex: {ours.wall_s:.1f} s, "
             f"{ours.cpu_s:.1f} CPU s; ratio {ratios['wall'][-1]:.2f}, {ratios['processor'][-1]:.2f}",
@@ -198,12 +201,12 @@ def compare(files: Sequence[Path], rounds: int, scratch: Path) -> None:
         )
     for name, found in ratios.items():
         print(f"{name}: {statistics.median(found):.2f} times the script")
-    decoding_s, encoding_s = alone(model, files)
-    limit_s, opened_s = (decoding_s + encoding_s) / usable_cores(), spend(opening(model)).wall_s
+    decoding_s, encoding_s = (statistics.median(each) for each in zip(*parts_s, strict=True))
+    limit_s, open_s = (decoding_s + encoding_s) / usable_cores(), statistics.median(opened_s)
     whole_s = statistics.median(walls)
-    print(f"decoding alone {decoding_s:.1f} CPU s, encoding alone {encoding_s:.1f} CPU s, opening {opened_s:.1f} s")
+    print(f"decoding alone {decoding_s:.1f} CPU s, encoding alone {encoding_s:.1f} CPU s, opening {open_s:.1f} s")
     print(
-        f"efficiency {limit_s / (whole_s - opened_s):.2f} without the opening, {limit_s / whole_s:.2f} with it; "
+        f"efficiency {limit_s / (whole_s - open_s):.2f} without the opening, {limit_s / whole_s:.2f} with it; "
         f"load {os.getloadavg()[0]:.1f}"
     )
 
