@@ -17,3 +17,5 @@ TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray
 }
 os.environ.update(TELEMETRY_OFF)
+# A thread a core for the words of one query; where none can be started, tokenizers ends the process.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -27,7 +27,13 @@ def library(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Pat
 
 @pytest.mark.parametrize(
     ("limit", "value"),
-    [("RLIMIT_NOFILE", 12), ("RLIMIT_NOFILE", 24), ("RLIMIT_AS", 200 << 20), ("RLIMIT_AS", 350 << 20)],
+    [
+        ("RLIMIT_NOFILE", 12),
+        ("RLIMIT_NOFILE", 24),
+        ("RLIMIT_AS", 200 << 20),
+        ("RLIMIT_AS", 350 << 20),
+        ("RLIMIT_AS", 400 << 20),
+    ],
 )
 def test_no_command_prints_a_traceback_at_a_limit(library: Path, models_cache: Path, limit: str, value: int) -> None:
     def bounded() -> None:
