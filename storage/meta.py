@@ -7,11 +7,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.integrity import put
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged, LibraryNotFound
@@ -22,6 +21,9 @@ from vfindex.storage.joint.shared import SharedSpec, SpecFault
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.modalities import ModalityName, switches
 from vfindex.storage.records import FloatArray, QueryModel, Setup
+
+if TYPE_CHECKING:  # for writers; a search starts without
+    from vfindex.storage.db.catalog import Catalog
 
 _SETUP, _PRIORS, _FUSION, _QUERY_MODELS = "setup", "priors", "fusion", "query_models"
 _SHARED_SPEC, _TEMPORAL_HEADS = "shared_spec", "temporal_heads"

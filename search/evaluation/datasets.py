@@ -21,11 +21,11 @@ from typing import Any
 from vfindex.search.evaluation.metrics import Span
 from vfindex.storage.db.locations import paths_by_fingerprint
 from vfindex.storage.errors import QueryError, UsageError
+from vfindex.storage.files.permissions import USER_DATABASE
 from vfindex.storage.files.regular import read_file
 from vfindex.storage.library import Library
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.user.data import UserData
-from vfindex.storage.user.records import NAME as USER_DB
 from vfindex.storage.user.records import Mark
 
 # The largest collection, ActivityNet Captions, has 10 MB; a larger file is something else.
@@ -76,7 +76,7 @@ def read_questions(path: Path, *, split: str | None = None, paragraphs: bool = F
     question, as in papers on video retrieval. Raises QueryError with the wrong line, UsageError for a split or
     paragraphs that the file does not have.
     """
-    if path.name == USER_DB:
+    if path.name == USER_DATABASE:
         return _from_marks(path, split=split, paragraphs=paragraphs)
     text = _read(path)
     read = _form(path, text)

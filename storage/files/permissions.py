@@ -15,7 +15,8 @@ from pathlib import Path
 
 from vfindex.storage.errors import LibraryError
 
-DATABASE = "library.db"
+# The databases in the folder of a library: what is indexed, and what people write.
+DATABASE, USER_DATABASE = "library.db", "user.db"
 _FILE_BITS = 0o666
 _READ_BITS = 0o444
 _FOLDER_BITS = 0o2777

@@ -22,6 +22,7 @@ from vfindex.storage.db.engine import connect
 from vfindex.storage.db.locations import below, mark_sidecars_unread
 from vfindex.storage.db.scrubbing import Scrubbed, forget_removed
 from vfindex.storage.errors import IndexUnusable, LibraryError, LibraryLocked, counted
+from vfindex.storage.files.permissions import USER_DATABASE
 from vfindex.storage.index import model_versions
 from vfindex.storage.index.erasure import is_erased
 from vfindex.storage.library import Library
@@ -31,7 +32,6 @@ from vfindex.storage.qdrant.index import QdrantGeneration
 from vfindex.storage.records import Chapter, Document
 from vfindex.storage.user.data import UserData
 from vfindex.storage.user.questions import forget_questions
-from vfindex.storage.user.records import NAME
 from vfindex.storage.writer import Writer, locked, writing
 
 # Marks named in a report.
@@ -410,7 +410,7 @@ def _written(folder: Path, gone: _Contents) -> list[Place]:
         marks = [mark.id for mark in data.marks_of(prints)]
         corrections = sorted(each.id for each in data.corrections() if each.line.fingerprint in prints)
     except LibraryError as exc:
-        return [Place("marks", NAME, 1, str(exc))]
+        return [Place("marks", USER_DATABASE, 1, str(exc))]
     return [_left(ids, noun) for ids, noun in ((marks, "mark"), (corrections, "correction"))]
 
 
@@ -428,7 +428,7 @@ def _left(ids: Sequence[int], noun: str) -> Place:
     more = " ..." if len(ids) > MAX_SHOWN else ""
     made = f"{counted(len(ids), noun)} {'was' if len(ids) == 1 else 'were'} made in it"
     note = f"{made}; to delete: vfindex {noun}s {few}{more}" if ids else ""
-    return Place(f"{noun}s", NAME, len(ids), note)
+    return Place(f"{noun}s", USER_DATABASE, len(ids), note)
 
 
 def _shared(folder: Path, cache: Path | None, needles: list[bytes]) -> list[Place]:

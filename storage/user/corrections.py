@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryVersion
+from vfindex.storage.files.permissions import USER_DATABASE
 from vfindex.storage.text.corrected import NO_CORRECTIONS, Corrections
-from vfindex.storage.user.records import NAME
 
 logger = logging.getLogger(__name__)
 # Times of files are as coarse as two seconds: until then a second change may leave the same time.
@@ -24,7 +24,7 @@ class CorrectionReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / NAME
+        self._folder, self._path = folder, folder / USER_DATABASE
         self._known: tuple[object, Corrections] | None = None
         self._lock = Lock()
         self._logged = ""

@@ -22,8 +22,7 @@ from urllib.parse import quote
 from vfindex.storage.db.engine import DatabaseConnection, room_wanted
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryVersion
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import has_file, permission_wanted, refuse_unreadable, share
-from vfindex.storage.user.records import NAME
+from vfindex.storage.files.permissions import USER_DATABASE, has_file, permission_wanted, refuse_unreadable, share
 
 # Wait for others' transactions, which take milliseconds.
 BUSY_TIMEOUT_S = 20
@@ -99,7 +98,7 @@ _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT,
 
 def user_database(folder: Path) -> Path:
     """Return the path of `user.db` of the library in `folder`."""
-    return folder / NAME
+    return folder / USER_DATABASE
 
 
 def row_seal(values: Sequence[object]) -> int:
@@ -296,7 +295,7 @@ def tables_of(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
 def newer() -> LibraryVersion:
     """Return the error for a file that this version must not change."""
     return LibraryVersion(
-        f"{NAME} was written by a newer vfindex and cannot be used by this one; "
+        f"{USER_DATABASE} was written by a newer vfindex and cannot be used by this one; "
         "upgrade with: pip install --upgrade vfindex"
     )
 

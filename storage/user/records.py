@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from vfindex.storage.records import Line
 
-# The file, in the folder of a library.
-NAME = "user.db"
 # The list of marks that name none.
 DEFAULT_LIST = "marks"
 # Grades of a judgement: 0 is not relevant, higher is more relevant.

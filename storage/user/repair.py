@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vfindex.storage.db.engine import decoded
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryVersion, counted
-from vfindex.storage.files.permissions import share
+from vfindex.storage.files.permissions import USER_DATABASE, share
 from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.files.writes import keep_as
 from vfindex.storage.user.database import (
@@ -29,7 +29,6 @@ from vfindex.storage.user.database import (
     user_database,
     writing,
 )
-from vfindex.storage.user.records import NAME
 
 _NOUNS = {
     **{"mark": "mark", "saved_query": "saved question", "correction": "correction"},
@@ -69,7 +68,7 @@ def user_faults(folder: Path) -> list[str]:
     """
     try:
         with reading(folder) as connection:
-            return [] if connection is None else [f"{NAME}: {each}" for each in _faults(connection)]
+            return [] if connection is None else [f"{USER_DATABASE}: {each}" for each in _faults(connection)]
     except LibraryDamaged as exc:
         return [str(exc)]
 
@@ -220,7 +219,7 @@ def _swap(path: Path, new: Path) -> Path:
         os.fsync(file.fileno())
     keep_as(path, kept)
     # A journal of the old file would be rolled back into the new one.
-    path.with_name(f"{NAME}-journal").unlink(missing_ok=True)
+    path.with_name(f"{USER_DATABASE}-journal").unlink(missing_ok=True)
     new.replace(path)
     sync_folder(path.parent)
     return kept
