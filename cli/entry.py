@@ -9,3 +9,21 @@ def main() -> None:
         app.main()
     except KeyboardInterrupt:  # before or after `app.main` handles it
         raise SystemExit(130) from None
+    except SystemExit as exc:
+        import sys
+
+        if sys.argv[1:2] == ["search"] and isinstance(exc.code, int):
+            _end(exc.code)
+        raise
+
+
+def _end(code: int) -> None:
+    """End the process as the interpreter does, but without freeing every object first: 20 ms of a search."""
+    import atexit
+    import os
+    import sys
+
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

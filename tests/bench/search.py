@@ -42,7 +42,7 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.index.reader import JointIndex
 
 YARDSTICK = "import numpy, faiss, onnxruntime, sqlalchemy, typer, tokenizers"
-VFINDEX = "from vfindex.cli.app import main; main()"
+VFINDEX = "from vfindex.cli.entry import main; main()"
 QUESTIONS = (
     "dog running in park",
     "a man plays the guitar",
