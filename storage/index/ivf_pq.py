@@ -245,28 +245,30 @@ class _Scanner:
             map_pages(self._codes[0])
             self._is_mapped = True
         selector: Any = faiss.IDSelectorBitmap
-        only = None if kept is None else selector(np.packbits(kept, bitorder="little"))
+        selected = None if kept is None else selector(np.packbits(kept, bitorder="little"))
         parts = [self._coder.turned(queries[:, self._coder.segments[at]], at) for at in self._asked]
         turned = np.concatenate(parts, axis=1)
 
-        def scan(which: slice) -> tuple[FloatArray, NDArray[np.int64]]:
-            return self._scan(turned, candidates, distances[:, which], numbers[:, which], only)
+        shared = self._shared_among(numbers)
 
-        threads = self._threads(numbers)
-        if threads == 1:
-            return scan(slice(None))[1]
-        begun = [Begun(partial(_in_one_thread, scan, slice(number, None, threads))) for number in range(1, threads)]
+        def scan(part: int) -> tuple[FloatArray, NDArray[np.int64]]:
+            return self._scan(turned, candidates, distances[:, part::shared], numbers[:, part::shared], selected)
+
+        if shared == 1:
+            return scan(0)[1]
+        begun = [Begun(partial(_in_one_thread, scan, part)) for part in range(1, shared)]
         try:
-            found = [scan(slice(0, None, threads)), *(each.result() for each in begun)]
+            found = [scan(0), *(each.result() for each in begun)]
         finally:
             for each in begun:
                 each.end()
         scores, places = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+        scores[places < 0] = -np.inf  # FAISS gives missing rows the lowest score of their lists
         best = np.argsort(-scores, axis=1, kind="stable")[:, :candidates]
         return np.take_along_axis(places, best, axis=1)
 
-    def _threads(self, numbers: NDArray[np.int64]) -> int:
-        """Return how many threads scan these lists: FAISS divides queries among threads, and not the lists of one."""
+    def _shared_among(self, numbers: NDArray[np.int64]) -> int:
+        """Return how many threads share the scan of these lists: FAISS divides queries, and not the lists of one."""
         if len(numbers) > 1:
             return 1
         scanned = int(self._sizes[numbers[numbers >= 0]].sum())
@@ -274,17 +276,17 @@ class _Scanner:
         return max(1, min(cores(), int(numbers.shape[1]), wanted))
 
     def _scan(
-        self, turned: FloatArray, candidates: int, distances: FloatArray, numbers: NDArray[np.int64], only: Any
+        self, turned: FloatArray, candidates: int, distances: FloatArray, numbers: NDArray[np.int64], selected: Any
     ) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, rows), each (n, candidates), best first, from some lists. only: FAISS's selector, or None."""
+        """Return (scores, rows), each (n, candidates), best first, of some lists. selected: FAISS's selector."""
         import faiss
 
         scores = np.empty((len(turned), candidates), np.float32)
         places = np.empty((len(turned), candidates), np.int64)
         parameters: Any = faiss.SearchParametersIVF()
         parameters.nprobe = numbers.shape[1]
-        if only is not None:
-            parameters.sel = only
+        if selected is not None:
+            parameters.sel = selected
         given = [np.ascontiguousarray(each) for each in (turned, numbers, distances)]
         asked, *arrays = [faiss.swig_ptr(each) for each in (*given, scores, places)]
         self._index.search_preassigned_c(len(turned), asked, candidates, *arrays, False, parameters)
@@ -309,9 +311,9 @@ class _Scanner:
         self._filled[numbers] = True
 
 
-def _in_one_thread(scan: Callable[[slice], T], which: slice) -> T:
+def _in_one_thread(scan: Callable[[int], T], part: int) -> T:
     with one_thread():
-        return scan(which)
+        return scan(part)
 
 
 class _MemoryLists:

@@ -115,7 +115,7 @@ def measure(path: Path, tables: tuple[str, ...], width: Width, page_bytes: int, 
     chance, times_s = random.Random(0), []
     names = ["embedding", "frame"][: len(tables)]
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA mmap_size=2147418112")
+        connection.execute("PRAGMA cache_size=-8000")
         for _ in range(FETCHES):
             ids = json.dumps(chance.sample(range(1, count + 1), FETCHED))
             start = time.process_time()

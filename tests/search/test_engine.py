@@ -20,7 +20,7 @@ from vfindex.search.query.ast import Part
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.parser import MAX_QUERY_CHARS
 from vfindex.search.rank import source
-from vfindex.storage import threads as threads_module
+from vfindex.storage import threads
 from vfindex.storage.errors import LibraryNotFound, ModelError, QueryError
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.records import Clip, Document, Segment
@@ -195,10 +195,10 @@ def test_without_memory_for_a_thread_the_words_are_encoded_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_over(tmp_path, {"a": [clip(visual=axis(1))]})
-    threads, encode = set[int](), QueryEncoder.encode
+    encoding, encode = set[int](), QueryEncoder.encode
 
     def noted(self: QueryEncoder, part: Part) -> Any:
-        threads.add(get_ident())
+        encoding.add(get_ident())
         return encode(self, part)
 
     def refuse(*_: object) -> None:
@@ -207,9 +207,9 @@ def test_without_memory_for_a_thread_the_words_are_encoded_in_turn(
     monkeypatch.setattr(QueryEncoder, "encode", noted)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    monkeypatch.setattr(threads_module, "_threads", threads_module._threads.__wrapped__)  # the first call
+    threads._threads.cache_clear()
     assert names(engine.search("1")) == ["a"]
-    assert threads == {get_ident()}
+    assert encoding == {get_ident()}
 
 
 def test_an_error_of_the_encoder_is_that_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from library_maker import add_video, axis, clip, install
 from old_libraries import BEFORE_FRAMES, stored
+from sqlalchemy import text
 
 from vfindex.storage import labels
 from vfindex.storage.errors import LibraryChanged
@@ -75,6 +76,20 @@ def test_labels_are_read_by_name_clip_and_video(library: Path) -> None:
         assert labels.labels_of(snapshot, [1, 2, 4]) == {1: {"cooking": 0.9}, 4: {"sport": 0.5}}
         assert labels.labels_of_videos(snapshot, [1, 2]) == {1: {"cooking": 0.75}}
         assert labels.label_counts(snapshot, [1]) == [ALL[0]]
+
+
+def test_the_first_and_the_last_labels_are_seen_by_a_library_that_is_open(library: Path) -> None:
+    def shown(opened: Library) -> bool:
+        with opened.snapshot() as snapshot:
+            return bool(labels.labels_of(snapshot, range(100)))
+
+    opened = Library.open(library)
+    before = shown(opened)
+    with writing(library) as writer, writer.catalog.transaction() as connection:
+        connection.execute(text("DELETE FROM label"))
+    after = shown(opened)
+    put(library, [StoredLabel(1, 1, "a dog", 0.9)])
+    assert (before, after, shown(opened)) == (True, False, True)
 
 
 def test_a_label_of_several_sets_is_named_with_its_set(library: Path) -> None:

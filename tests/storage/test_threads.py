@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread, get_ident
 from typing import Any
@@ -80,7 +82,9 @@ def test_a_call_that_has_not_begun_is_not_made_after_the_end() -> None:
 
     first = Begun(busy)
     assert started.wait(60)
-    Begun(made.set).end()
+    dropped = Begun(made.set)
+    dropped.end()
+    dropped.end()
     go_on.set()
     assert first.result() and Begun(lambda: None).result() is None
     assert not made.is_set()
@@ -90,14 +94,48 @@ def no_thread(*_: object) -> None:
     raise RuntimeError("can't start new thread")
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("where", "name", "value"), [(Thread, "start", no_thread), (concurrent.futures.thread, "_shutdown", True)]
 )
-def test_without_another_thread_the_call_is_made_here(
+def test_without_another_thread_the_call_is_made_here_once(
     monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
 ) -> None:
-    monkeypatch.setattr(where, name, value)
-    begun = Begun(get_ident)
-    assert begun.result() == get_ident()
-    begun.end()
+    threads._threads.cache_clear()
+    made: list[int] = []
+    with monkeypatch.context() as limited:
+        limited.setattr(where, name, value)
+        kept = Begun(lambda: made.append(get_ident()))
+        dropped = Begun(lambda: made.append(0))
+        kept.result()
+        dropped.end()
+    for _ in range(20):
+        Begun(lambda: None).result()
+    threads._threads().submit(lambda: None).result()
+    assert made == [get_ident()]
+
+
+def test_calls_that_no_thread_can_make_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads._threads.cache_clear()
+    monkeypatch.setattr(Thread, "start", no_thread)
+    for _ in range(20):
+        Begun(lambda: None).result()
+    assert threads._threads()._work_queue.qsize() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    Begun(lambda: None).result()
+    threads._threads().submit(lambda: None).result()  # there is a thread, and the fork does not have it
+    process = os.fork()
+    if not process:
+        signal.alarm(60)
+        code = 2
+        try:
+            started = Event()
+            begun = Begun(started.set)
+            code = 0 if started.wait(30) else 1
+            begun.result()
+        finally:
+            os._exit(code)
+    assert os.waitpid(process, 0)[1] == 0

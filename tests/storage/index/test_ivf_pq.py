@@ -133,6 +133,7 @@ def test_threads_that_share_a_scan_find_what_one_finds(monkeypatch: pytest.Monke
     rows, codes = some_codes()
     kept = np.random.default_rng(4).random(len(rows)) < 0.1
     asked = [(10, 1.0, None), (10, 0.5, None), (len(rows), 1.0, None), (10, 1.0, kept), (len(rows), 0.5, kept)]
+    asked.append((80, 1.0, kept))  # no list has so many
     alone = [codes.nearest(rows[7], *each) for each in asked]
     monkeypatch.setattr(ivf_pq, "_ROWS_A_THREAD", 1)
     monkeypatch.setattr(ivf_pq, "cores", lambda: threads)
@@ -147,6 +148,22 @@ def test_threads_that_share_a_scan_find_what_one_finds(monkeypatch: pytest.Monke
         assert sorted(codes.nearest(rows[7], *each).tolist()) == sorted(wanted.tolist())
     assert codes.nearest(rows[7], 10).tolist() == alone[0].tolist()
     assert max(scans) == -(-len(codes.lists.ends) // min(threads, len(codes.lists.ends)))
+
+
+def test_rows_that_are_missing_in_one_part_displace_none_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS gives them the lowest score of the lists of that part."""
+    random = np.random.default_rng(0)
+    topic = np.zeros(16, np.float32)
+    topic[0] = 20
+    rows = np.concatenate([random.standard_normal((500, 16)) + sign * topic for sign in (1, -1)]).astype(np.float32)
+    codes = codes_of(rows, [slice(0, 16)])
+    of_rows = codes.lists.of_rows()
+    kept = of_rows == np.bincount(of_rows[500:]).argmax()
+    kept[np.flatnonzero(of_rows == np.bincount(of_rows[:500]).argmax())[0]] = True
+    alone = codes.nearest(topic / 20, 6, 1.0, kept)
+    monkeypatch.setattr(ivf_pq, "_ROWS_A_THREAD", 1)
+    monkeypatch.setattr(ivf_pq, "cores", lambda: 2)
+    assert codes.nearest(topic / 20, 6, 1.0, kept).tolist() == alone.tolist()
 
 
 def test_a_scan_that_fails_in_another_thread_fails_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
