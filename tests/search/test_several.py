@@ -20,6 +20,7 @@ from parted import ENCODED_AGAIN, FOOTAGE, NAMES, QUERIES, SEEN, answers, fake_v
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.query.like import Like
 from vfindex.search.service import SearchService
+from vfindex.storage.db import engine as database
 from vfindex.storage.errors import LibraryDamaged, LibraryVersion, QueryError, UsageError
 from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.maintenance.shared_spec import exported, use_own_spec, use_spec
@@ -178,8 +179,10 @@ def test_a_library_that_is_too_old_is_named(folders: tuple[Path, Path, Path], tm
 @pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_library_that_is_damaged_while_it_is_open_is_named(
-    folders: tuple[Path, Path, Path], tmp_path: Path, order: int
+    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
+    pragmas = database._pragmas  # without a cache, as of a library that is larger than it
+    monkeypatch.setattr(database, "_pragmas", lambda *asked, **how: [*pragmas(*asked, **how), "cache_size=0"])
     damaged = shutil.copytree(folders[2], tmp_path / "damaged")
     service = SearchService([folders[1], damaged][::order])
     assert service.search("a", min_confidence="none") and service.video("v20")

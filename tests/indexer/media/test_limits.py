@@ -213,6 +213,7 @@ def test_the_child_gets_no_secrets_no_privileges_and_no_processes(clip: Path, mo
         "LD_",
         "DYLD_",
         *TELEMETRY_OFF,
+        "TOKENIZERS_",
         "ONEDNN_",
         "OMP_",
         "OPENBLAS_",
