@@ -6,7 +6,8 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from threading import Lock
 from typing import Generic, TypeVar
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 class Begun(Generic[T]):
-    """A call that another thread makes, or the one that wants its result if no other has begun it by then.
+    """A call that another thread makes, or the thread that wants its result if no other has begun it by then.
 
     The threads stay for later calls: a new one takes a search 1 ms longer.
     """
@@ -33,14 +34,13 @@ class Begun(Generic[T]):
             _threads.cache_clear()
 
     def _make(self) -> None:
-        if not self._claim.acquire(blocking=False):
-            return
-        call, self._call = self._call, None
         try:
-            if call is not None:
+            if self._claim.acquire(blocking=False) and self._call is not None:
+                call, self._call = self._call, None
                 self._future.set_result(call())
-        except BaseException as exc:  # noqa: BLE001  raised by `result`
-            self._future.set_exception(exc)
+        except BaseException as exc:  # noqa: BLE001  raised by `result`; an interrupt may come at any line
+            with suppress(InvalidStateError):
+                self._future.set_exception(exc)
 
     def result(self) -> T:
         """Return what the call returns. Raises what it raises."""
@@ -51,8 +51,8 @@ class Begun(Generic[T]):
         """Wait until the call has been made; one that nobody has begun will not be."""
         if self._claim.acquire(blocking=False):
             self._call = None
-            self._future.cancel()
-            self._future.set_running_or_notify_cancel()  # else nobody who waits for it sees that
+            if self._future.cancel():
+                self._future.set_running_or_notify_cancel()  # else nobody who waits for it sees that
         wait([self._future])
 
 

@@ -6,7 +6,7 @@ import concurrent.futures.thread
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Thread, get_ident
+from threading import Event, Lock, Thread, get_ident
 from typing import Any
 
 import pytest
@@ -88,6 +88,23 @@ def test_a_call_that_has_not_begun_is_not_made_after_the_end() -> None:
     go_on.set()
     assert first.result() and Begun(lambda: None).result() is None
     assert not made.is_set()
+
+
+def test_an_interrupt_before_the_call_is_raised_and_nothing_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def acquire(self, *, blocking: bool) -> bool:
+            raise KeyboardInterrupt
+
+    threads._threads.cache_clear()
+    with monkeypatch.context() as no_other:
+        no_other.setattr(Thread, "start", no_thread)
+        begun = Begun(get_ident)
+    begun._claim = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        begun.result()
+    begun._claim = Lock()
+    begun.end()
+    begun.end()
 
 
 def no_thread(*_: object) -> None:
