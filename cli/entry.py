@@ -4,21 +4,26 @@
 def main() -> None:
     """Run the command line and exit, see `app.main`."""
     try:
-        from vfindex.cli import app
-
-        app.main()
+        _run()
     except KeyboardInterrupt:  # before or after `app.main` handles it
         raise SystemExit(130) from None
-    except SystemExit as exc:
-        import sys
 
+
+def _run() -> None:
+    import sys
+
+    from vfindex.cli import app
+
+    try:
+        app.main()
+    except SystemExit as exc:
         if sys.argv[1:2] == ["search"] and isinstance(exc.code, int):
             _end(exc.code)
         raise
 
 
 def _end(code: int) -> None:
-    """End the process as the interpreter does, but without freeing every object first: 20 ms of a search."""
+    """End the process as the interpreter does, but without freeing every object first: 17 ms of a search."""
     import atexit
     import os
     import sys
