@@ -9,10 +9,10 @@ own codes: a query reads only those that it uses.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,6 @@ from vfindex.storage.index.flat import one_thread
 from vfindex.storage.records import FloatArray
 from vfindex.storage.threads import Begun, cores
 
-T = TypeVar("T")
 # Vectors that are scanned in the time of re-ranking one from the file, for each dimension of a code.
 _SCANNED_FOR_ONE = 25
 # Vectors that one thread scans for a query before others join it: 5 to 7 ms of all modalities.
@@ -250,13 +249,14 @@ class _Scanner:
         turned = np.concatenate(parts, axis=1)
 
         shared = self._shared_among(numbers)
+        if shared == 1:
+            return self._scan(turned, candidates, distances, numbers, selected)[1]
 
         def scan(part: int) -> tuple[FloatArray, NDArray[np.int64]]:
-            return self._scan(turned, candidates, distances[:, part::shared], numbers[:, part::shared], selected)
+            with one_thread():
+                return self._scan(turned, candidates, distances[:, part::shared], numbers[:, part::shared], selected)
 
-        if shared == 1:
-            return scan(0)[1]
-        begun = [Begun(partial(_in_one_thread, scan, part)) for part in range(1, shared)]
+        begun = [Begun(partial(scan, part)) for part in range(1, shared)]
         try:
             found = [scan(0), *(each.result() for each in begun)]
         finally:
@@ -309,11 +309,6 @@ class _Scanner:
             members = members[_ranges(self._lists.ends[numbers], sizes)]
         self._into.put(numbers, sizes, codes, members.astype(np.int64))
         self._filled[numbers] = True
-
-
-def _in_one_thread(scan: Callable[[int], T], part: int) -> T:
-    with one_thread():
-        return scan(part)
 
 
 class _MemoryLists:
