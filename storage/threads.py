@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -54,6 +54,16 @@ class Begun(Generic[T]):
             if self._future.cancel():
                 self._future.set_running_or_notify_cancel()  # else nobody who waits for it sees that
         wait([self._future])
+
+
+def together(call: Callable[[int], T], count: int) -> list[T]:
+    """Return what `call` returns for 0 to count - 1, which other threads and this one make. Raises what one raises."""
+    begun = [Begun(partial(call, number)) for number in range(1, count)]
+    try:
+        return [call(0), *(each.result() for each in begun)]
+    finally:
+        for each in begun:
+            each.end()
 
 
 @cache

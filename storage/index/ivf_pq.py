@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -34,7 +34,7 @@ from vfindex.storage.index.codes import (
 from vfindex.storage.index.file_format import IndexFile, IndexWriter, map_pages
 from vfindex.storage.index.flat import one_thread
 from vfindex.storage.records import FloatArray
-from vfindex.storage.threads import Begun, cores
+from vfindex.storage.threads import cores, together
 
 # Vectors that are scanned in the time of re-ranking one from the file, for each dimension of a code.
 _SCANNED_FOR_ONE = 25
@@ -256,13 +256,7 @@ class _Scanner:
             with one_thread():
                 return self._scan(turned, candidates, distances[:, part::shared], numbers[:, part::shared], selected)
 
-        begun = [Begun(partial(scan, part)) for part in range(1, shared)]
-        try:
-            found = [scan(0), *(each.result() for each in begun)]
-        finally:
-            for each in begun:
-                each.end()
-        scores, places = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+        scores, places = (np.concatenate(each, axis=1) for each in zip(*together(scan, shared), strict=True))
         scores[places < 0] = -np.inf  # FAISS gives missing rows the lowest score of their lists
         best = np.argsort(-scores, axis=1, kind="stable")[:, :candidates]
         return np.take_along_axis(places, best, axis=1)

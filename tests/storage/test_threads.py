@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vfindex.storage import threads
-from vfindex.storage.threads import Begun
+from vfindex.storage.threads import Begun, together
 
 
 @pytest.fixture
@@ -156,3 +156,29 @@ def test_a_forked_process_starts_threads_of_its_own() -> None:
         finally:
             os._exit(code)
     assert os.waitpid(process, 0)[1] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_calls_made_together_return_in_order(count: int) -> None:
+    threads._threads.cache_clear()
+    assert together(lambda number: number, count) == list(range(count))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_after_an_error_no_call_goes_on() -> None:
+    begun, ended = Event(), Event()
+
+    def call(number: int) -> None:
+        if number == 1:
+            begun.set()
+            Event().wait(0.2)
+            ended.set()
+        elif number == 0:
+            assert begun.wait(60)
+            raise ZeroDivisionError
+        else:
+            raise AssertionError(number)  # the one other thread was busy until the end
+
+    with pytest.raises(ZeroDivisionError):
+        together(call, 3)
+    assert ended.is_set()

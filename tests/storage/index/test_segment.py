@@ -88,20 +88,24 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> None:
     top_k=st.integers(1, 400),
     kept=st.sampled_from([None, 0.0, 0.01, 0.5, 1.0]),
     gone=st.sampled_from([0.0, 0.3]),
-    half=st.booleans(),
+    form=st.tuples(st.sampled_from([np.float16, np.float32]), st.sampled_from([1, 2, 3, 50])),
 )
 def test_search_equals_brute_force(
-    seed: int, count: int, top_k: int, kept: float | None, gone: float, half: bool
+    seed: int, count: int, top_k: int, kept: float | None, gone: float, form: tuple[type[np.floating], int]
 ) -> None:
+    dtype, threads = form
     random = np.random.default_rng(seed)
     ids = np.sort(random.choice(10_000, count, replace=False)).astype(np.int64)
     # Small whole numbers: sums are exact in any order and either format, ties are many.
-    rows = random.integers(-9, 10, (count, 16)).astype(np.float16 if half else np.float32)
+    rows = random.integers(-9, 10, (count, 16)).astype(dtype)
     dead = np.flatnonzero(random.random(count) < gone)
     among = None if kept is None else np.append(ids[random.random(count) < kept], 10_001)
     query = random.integers(-9, 10, (1, 16)).astype(np.float32)
     index = JointIndex([IndexSegment(ids, rows, dead)])
-    scores, found = index.nearest(query, top_k, among)
+    with pytest.MonkeyPatch.context() as divided:
+        divided.setattr(vectors, "_NUMBERS_A_THREAD", 64 if threads > 1 else 1 << 22)
+        divided.setattr(vectors, "cores", lambda: threads)
+        scores, found = index.nearest(query, top_k, among)
     may = ~np.isin(np.arange(count), dead)
     if among is not None:
         may &= np.isin(ids, among)
