@@ -133,7 +133,7 @@ def _score_modality(
     shared = np.zeros(len(rows)) if direction.shared is None else part.along(rows, direction.shared)
     if kind.has_frames:
         values = _mix_best_frames(clips, values, part, (direction.own, view.setup.frame_weight))
-    shares = np.array([view.spec.share(each.vectors.embeddings) for each in clips])
+    shares = view.spec.shares([each.vectors.embeddings for each in clips])
     own = sharpened(shares * values, shares * part.weight * spread) if kind.has_words else shares * values
     for each, value in zip(clips, (own + shared).tolist(), strict=True):
         each.modalities[modality] = value

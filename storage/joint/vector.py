@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfindex.storage.errors import DimensionError, LibraryDamaged, UsageError
 from vfindex.storage.joint.fusion import Fusion, Heads
@@ -156,9 +157,11 @@ class JointSpec:
             result.append(factors)
         return result
 
-    def share(self, present: Collection[ModalityName]) -> float:
-        """Return the factor of each vector in the joint vector of a clip with these modalities."""
-        return 1.0 / max(1, len(present)) if self.fusion == "mean" else 1.0
+    def shares(self, clips: Sequence[Collection[ModalityName]]) -> NDArray[np.float64]:
+        """Return the factor (n,) of each vector in the joint vectors of clips. clips: the modalities of each."""
+        if self.fusion != "mean":
+            return np.ones(len(clips))
+        return 1.0 / np.maximum(1, [len(present) for present in clips])
 
     def alone_weight(self, modality: ModalityName) -> float:
         """Return the weight of a modality that is asked by name: its own, or NAMED_WEIGHT if it counts only then."""

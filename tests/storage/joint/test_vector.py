@@ -133,7 +133,7 @@ def test_in_every_form_a_score_is_the_sum_over_the_modalities(form: FusionName) 
         for m in present:
             centred = spec.parts[m].centre(rows[m][number])
             shared = asked[m].shared
-            added += spec.share(present) * float(asked[m].own @ centred)
+            added += spec.shares([present])[0] * float(asked[m].own @ centred)
             added += 0.0 if shared is None else float(shared @ centred)
         assert score == pytest.approx(added, abs=1e-4)
 
