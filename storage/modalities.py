@@ -84,6 +84,11 @@ class Modality:
         """Whether it has text that holds for the whole video."""
         return "video_text" in self.kinds
 
+    @property
+    def document_kinds(self) -> tuple[str, ...]:
+        """The values of `document.kind` of its text: its own name for segments, VIDEO_TEXTS for whole videos."""
+        return ((self.name,) if self.has_segments else ()) + (VIDEO_TEXTS if self.has_documents else ())
+
 
 # In the order of their slices in the joint vector.
 # The weights are measured for `lite` on the public collection, in units of the spread of unrelated scores; all lie on
@@ -192,10 +197,9 @@ def text_tracks(track: ModalityName | None) -> tuple[ModalityName, ...]:
 
 def document_kinds(name: ModalityName) -> tuple[str, ...]:
     """Return the values of `document.kind` of a modality: its own name for segments, VIDEO_TEXTS for whole videos."""
-    modality = get_modality(name)
-    return ((name,) if modality.has_segments else ()) + (VIDEO_TEXTS if modality.has_documents else ())
+    return get_modality(name).document_kinds
 
 
 def modality_of_document(kind: str) -> ModalityName | None:
     """Return the modality of documents of a kind; None for one that a newer version knows."""
-    return next((name for name in word_modalities() if kind in document_kinds(name)), None)
+    return next((each.name for each in MODALITIES if kind in each.document_kinds), None)

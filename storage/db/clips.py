@@ -57,8 +57,9 @@ def stored_clip(row: Sequence[Any]) -> StoredClip:
 
 def check_times(*times_s: float) -> None:
     """Raise LibraryDamaged for a value that is not a time in a video."""
-    if not all(isinstance(time_s, float | int) and abs(time_s) < _MOST_S for time_s in times_s):
-        raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
+    for time_s in times_s:
+        if not isinstance(time_s, float | int) or not abs(time_s) < _MOST_S:
+            raise LibraryDamaged("a time in the library is not as it was written; run: vfindex repair")
 
 
 def to_ms(start_s: float) -> int:

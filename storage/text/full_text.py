@@ -140,7 +140,7 @@ class Words:
         scores, holding = compare(lists, worth, videos)
         best = sorted(scores, key=lambda id_: (-scores[id_], -id_))[:limit]
         rows = self._rows(_CHOSEN, (as_json(best),)) if best else []
-        return [replace(self._read(row), bm25=scores[row[0]], phrases=frozenset(holding[row[0]])) for row in rows]
+        return [self._read(row, scores[row[0]], frozenset(holding[row[0]])) for row in rows]
 
     def _compared(
         self, lists: Mapping[str, Ids], worth: Mapping[str, float], videos: Collection[int] | None
@@ -255,9 +255,9 @@ class Words:
         rows = self._rows(_CHOSEN, (as_json(ids),)) if len(ids) else []
         return [self._read(row) for row in rows if videos is None or row[1] in videos]
 
-    def _read(self, row: Sequence[Any]) -> WordMatch:
+    def _read(self, row: Sequence[Any], bm25: float = 0.0, phrases: frozenset[str] = frozenset()) -> WordMatch:
         """Return a row of _OF_DOCUMENT, corrected."""
-        found, text = _match(row), self.corrected.documents.get(row[0])
+        found, text = _match(row, bm25, phrases), self.corrected.documents.get(row[0])
         if text is None:
             return found
         return replace(found, text=text, word_times=moved_times(found.text, text, found.word_times))
@@ -355,8 +355,8 @@ class Words:
         return np.array(found, np.int64).reshape(-1, 4).T
 
 
-def _match(row: Sequence[Any]) -> WordMatch:
+def _match(row: Sequence[Any], bm25: float, phrases: frozenset[str]) -> WordMatch:
     """Return a row of _OF_DOCUMENT."""
     id_, video_id, kind, words, start_s, end_s, source, box, times, speakers = row
-    names = tuple((speakers or "").splitlines())
-    return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box), word_times_of(times), names)
+    names, word_times = tuple((speakers or "").splitlines()), word_times_of(times)
+    return WordMatch(id_, video_id, kind, words, start_s, end_s, source, box_of(box), word_times, names, bm25, phrases)
