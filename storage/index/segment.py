@@ -220,7 +220,7 @@ class IndexSegment:
             if rows.dtype == np.float16:
                 found, at = HalfVectors(rows).best(query, top_k)
             else:
-                each = rows @ query
+                each = np.einsum("nd,d->n", rows, query)  # NumPy's product starts threads of its own
                 at = _largest(each, top_k)
                 found = each[at]
             best, scores = np.concatenate([best, part[at]]), np.concatenate([scores, found])
