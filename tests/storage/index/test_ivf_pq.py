@@ -128,14 +128,18 @@ def test_a_filter_is_kept_to_in_the_scan() -> None:
     assert codes.nearest(rows[7], 10, 1.0, np.zeros(len(rows), bool)).tolist() == []
 
 
-@pytest.mark.parametrize("threads", [2, 3, 1000])
-def test_threads_that_share_a_scan_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("threads", "limit"), [(2, "_ROWS_A_THREAD"), (3, "_BYTES_A_THREAD"), (1000, "_ROWS_A_THREAD")]
+)
+def test_threads_that_share_a_scan_find_what_one_finds(
+    monkeypatch: pytest.MonkeyPatch, threads: int, limit: str
+) -> None:
     rows, codes = some_codes()
     kept = np.random.default_rng(4).random(len(rows)) < 0.1
     asked = [(10, 1.0, None), (10, 0.5, None), (len(rows), 1.0, None), (10, 1.0, kept), (len(rows), 0.5, kept)]
     asked.append((80, 1.0, kept))  # no list has so many
     alone = [codes.nearest(rows[7], *each) for each in asked]
-    monkeypatch.setattr(ivf_pq, "_ROWS_A_THREAD", 1)
+    monkeypatch.setattr(ivf_pq, limit, 1)
     monkeypatch.setattr(ivf_pq, "cores", lambda: threads)
     scans, scan = set[int](), ivf_pq._Scanner._scan
 
