@@ -4,14 +4,14 @@
 
 At the width and the default weights of a preset and at each modality alone, without a filter and with filters that keep
 1 % and 10 % (ann_data.py); with --library the vectors are those of a library of this preset, multiplied. Every engine
-(ann_engines.py) runs in its own process, one query at a time on one thread. Its search parameter (the knob) is raised
-until recall@10 is 0.99, and then until it equals that of vfindex or the values end. --bandwidth compares the joint
-index without codes with the time of reading its bytes in the same run.
+(ann_engines.py) runs in its own process, one query at a time, on one thread; vfindex divides a scan that takes long,
+which `processor` shows. A peer's search parameter (the knob) is raised until recall@10 is 0.99, and then until it
+equals that of vfindex or the values end. --bandwidth compares the joint index without codes with the time of reading
+its bytes in the same run.
 
 The peers are not dependencies of vfindex: pip install --target PEERS hnswlib usearch lancedb sqlite-vec apsw, then run
-with PYTHONPATH=PEERS. Missing ones are skipped. Vectors and indexes are kept in --work: what
-was interrupted goes on, and an existing index is reused with its build time. Memory is that after MEMORY_QUESTIONS
-questions.
+with PYTHONPATH=PEERS. Missing ones are skipped. Vectors and indexes are kept in --work: what was interrupted goes on,
+and an existing index is reused with its build time. Memory is that after MEMORY_QUESTIONS questions.
 """
 
 from __future__ import annotations
