@@ -116,11 +116,11 @@ class NextIndex:
                     draft.discard()
                 raise LibraryError(
                     f"the joint index could not be written ({exc}); free some space and run the same command again: "
-                    "searches go on with the index before it"
+                    "searches go on with the index in use"
                 ) from exc
         raise NotPublished(
-            f"the new joint index was not published: {reason}; searches stay correct, and scan the clips that the "
-            f"index before it lacks; {advice}"
+            f"the new joint index was not published: {reason}; searches stay correct: they use the one before, and "
+            f"scan the clips that are not in it; {advice}"
         )
 
     def _finished(self, draft: AnyDraft, published: View | None) -> StoredFile:
