@@ -149,8 +149,8 @@ class Publisher:
         today, found = datetime.now(UTC).date(), list[Answer]()
         record = LiveRecall.from_json(self._catalog.get(META_KEY)).since(today)
         if kept and not index.is_exact:
-            asked = counted(len(kept), "question")
-            say(f"answering {asked} by an exact scan, too, to measure the recall of the joint index")
+            number = counted(len(kept), "question")
+            say(f"answering {number} by an exact scan, too, to measure the recall of the joint index")
         with on_disk("the joint index"), suppress(Stopped):
             for first in range(0, len(kept), TOGETHER):
                 batch = kept[first : first + TOGETHER]
