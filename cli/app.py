@@ -23,7 +23,7 @@ from vfindex import __version__
 from vfindex.cli.as_typed import QuickGroup
 from vfindex.cli.extras import missing_extra
 from vfindex.cli.options import HELP_SETTINGS, add_command
-from vfindex.cli.output import print_json, say
+from vfindex.cli.output import outliving_reader, print_json, say
 from vfindex.cli.run import EXIT_BUG, EXIT_INTERRUPTED
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
 from vfindex.storage.files.resources import lack
@@ -143,8 +143,8 @@ def _options(
 def main() -> None:
     """Run the command line and exit: 0 success, 1 something failed, 2 wrong usage, 70 a bug, 130 interrupted."""
     # Without standard output or error (`>&-`), Python has None in their place.
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  open as long as the process
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = outliving_reader(sys.stdout) if sys.stdout else open(os.devnull, "w")  # noqa: SIM115  open to the end
+    sys.stderr = outliving_reader(sys.stderr) if sys.stderr else open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows escapes, not a traceback
     # A search allocates some 80,000 objects, mostly while importing, that live until the end. Garbage collection frees
@@ -168,10 +168,6 @@ def _run() -> int | str | None:
     try:
         code = _run_app()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output is gone, as in `vfindex search ... | head`. Python's own flush must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
     except (ImportError, MemoryError, OSError, RuntimeError) as exc:
         shortage = lack(exc)
         if shortage is not None:

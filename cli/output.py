@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from vfindex.storage.records import Hint
@@ -16,6 +17,34 @@ if TYPE_CHECKING:
 # The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
 _JOINERS = frozenset("\u200c\u200d")
 _HIDDEN = frozenset("\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff")
+
+
+class _Descriptor(io.FileIO):
+    """A file descriptor of the process that leads nowhere once the reader of its pipe has gone."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def outliving_reader(stream: TextIO) -> TextIO:
+    """Return a standard stream that drops what its reader no longer reads, as in `vfindex list | head -1`.
+
+    So a command ends as it would have ended, however much of its output is read.
+    """
+    if type(stream) is not io.TextIOWrapper:  # a stream of another program that calls `main`
+        return stream
+    descriptor = _Descriptor(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        descriptor if stream.write_through else io.BufferedWriter(descriptor),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def plain(text: str) -> str:

@@ -97,7 +97,7 @@ def test_json_has_no_numbers_that_json_lacks() -> None:
 # In a process of its own, for Rich looks at the real terminal.
 SEARCH = """
 import numpy as np
-from vfindex.cli.app import main
+from vfindex.cli.entry import main
 from vfindex.search.query.encode import QueryEncoder
 QueryEncoder.encode = lambda *_: dict.fromkeys(("visual", "speech", "text"), np.eye(8, dtype=np.float32)[1])
 main()
@@ -166,3 +166,26 @@ def test_show_and_status_obey_nothing_either(hostile: Any) -> None:
     for arguments in (("status",), ("show", os.fsdecode(path))):
         written = in_terminal(80, *arguments, "--library", str(hostile.folder))
         assert not [c for c in written if not c.isprintable() and c != "\n"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "unbuffered"),
+    [
+        (["search", "hello"], 0, ""),
+        (["search", "hello", "--json"], 0, "1"),
+        (["list"], 0, ""),
+        (["status", "--no-such-option"], 2, "1"),
+    ],
+)
+def test_a_reader_that_ends_early_changes_no_exit_code(
+    hostile: Any, arguments: list[str], code: int, unbuffered: str
+) -> None:
+    gone, theirs = os.pipe()
+    os.close(gone)
+    command = [sys.executable, "-c", SEARCH, *arguments, "--library", str(hostile.folder)]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    both = subprocess.run(command, stdout=theirs, stderr=theirs, env=env, check=False)
+    alone = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=env, text=True, check=False)
+    os.close(theirs)
+    assert (both.returncode, alone.returncode) == (code, code)
+    assert "Broken" not in alone.stderr

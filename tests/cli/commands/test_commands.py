@@ -271,17 +271,6 @@ def test_into_a_pipe_goes_one_line_a_hit(run: Any, hostile: Any) -> None:
     assert "\x1b" not in ran.out
 
 
-def test_a_reader_that_ends_early_leaves_no_traceback(hostile: Any) -> None:
-    command = [sys.executable, "-c", "from vfindex.cli.app import main; main()", "status", "--json", "--library"]
-    with subprocess.Popen(
-        [*command, hostile.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout and process.stderr
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 1
-
-
 def test_a_terminal_without_utf_8_gets_escapes(python: Any, tmp_path: Path) -> None:
     code = "import sys; sys.argv[1:] = ['status']; from vfindex.cli.app import main; main()"
     with writing(tmp_path / "日本"):
