@@ -29,7 +29,7 @@ def in_sorted(ids: Ids, among: Ids) -> NDArray[np.bool_]:
 
 
 def runs_of(ids: Ids) -> NDArray[np.int64]:
-    """Return where the runs of consecutive ids begin in increasing ids (n,), n > 0, and n."""
+    """Return the positions at which runs of consecutive ids begin, followed by n. ids: (n,), increasing, n > 0."""
     return np.flatnonzero(np.concatenate([[True], np.diff(ids) != 1, [True]]))
 
 

@@ -57,19 +57,18 @@ class Begun(Generic[T]):
 
 
 def together(call: Callable[[int], T], count: int) -> list[T]:
-    """Return what `call` returns for 0 to count - 1, which other threads and this one make. Raises what one raises."""
-    begun = [Begun(partial(call, number)) for number in range(1, count)]
+    """Return the results of call(0) to call(count - 1), made by this thread and others. Raises what a call raises.
+
+    count: 1 or more.
+    """
+    begun: list[Begun[T]] = []
     try:
+        for number in range(1, count):
+            begun.append(Begun(partial(call, number)))
         return [call(0), *(each.result() for each in begun)]
     finally:
-        for each in begun:
+        for each in reversed(begun):  # the last are begun last: they are dropped before the first are waited for
             each.end()
-
-
-@cache
-def cores() -> int:
-    """Return the number of usable cores, read once: it takes several files of the kernel."""
-    return usable_cores()
 
 
 @cache
@@ -77,7 +76,7 @@ def _threads() -> ThreadPoolExecutor:
     if sys.platform == "linux":
         # glibc ends a thread with it, and aborts the process if there is no memory left to load it.
         ctypes.CDLL("libgcc_s.so.1")
-    return ThreadPoolExecutor(cores(), "vfindex")
+    return ThreadPoolExecutor(usable_cores(), "vfindex")
 
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of the threads

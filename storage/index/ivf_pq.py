@@ -34,12 +34,12 @@ from vfindex.storage.index.codes import (
 from vfindex.storage.index.file_format import IndexFile, IndexWriter, map_pages
 from vfindex.storage.index.flat import one_thread
 from vfindex.storage.records import FloatArray
-from vfindex.storage.threads import cores, together
+from vfindex.storage.threads import together
 
 # Vectors that are scanned in the time of re-ranking one from the file, for each dimension of a code.
 _SCANNED_FOR_ONE = 25
-# Vectors, and bytes of codes, that one thread scans for a query before others join it: 4 to 14 ms.
-_ROWS_A_THREAD, _BYTES_A_THREAD = 1 << 20, 1 << 28
+# Vectors, and bytes of codes, that one call scans for a query at most, 4 to 14 ms; further ones are scanned by others.
+_ROWS_A_CALL, _BYTES_A_CALL = 1 << 20, 1 << 28
 # Subsets of modalities whose scanners are kept.
 _SCANNERS = 4
 # FAISS's record of a list in a file: entries, room for entries, bytes from the beginning of the file.
@@ -250,26 +250,29 @@ class _Scanner:
         parts = [self._coder.turned(queries[:, self._coder.segments[at]], at) for at in self._asked]
         turned = np.concatenate(parts, axis=1)
 
-        shared = self._shared_among(numbers)
-        if shared == 1:
+        count = self._parts_of(numbers)
+        if count == 1:
             return self._scan(turned, candidates, distances, numbers, selected)[1]
 
         def scan(part: int) -> tuple[FloatArray, NDArray[np.int64]]:
             with one_thread():
-                return self._scan(turned, candidates, distances[:, part::shared], numbers[:, part::shared], selected)
+                return self._scan(turned, candidates, distances[:, part::count], numbers[:, part::count], selected)
 
-        scores, places = (np.concatenate(each, axis=1) for each in zip(*together(scan, shared), strict=True))
+        scores, places = (np.concatenate(each, axis=1) for each in zip(*together(scan, count), strict=True))
         scores[places < 0] = -np.inf  # FAISS gives missing rows the lowest score of their lists
         best = np.argsort(-scores, axis=1, kind="stable")[:, :candidates]
         return np.take_along_axis(places, best, axis=1)
 
-    def _shared_among(self, numbers: NDArray[np.int64]) -> int:
-        """Return how many threads share the scan of these lists: FAISS divides queries, and not the lists of one."""
+    def _parts_of(self, numbers: NDArray[np.int64]) -> int:
+        """Return into how many parts the scan of these lists is divided: FAISS divides queries, not the lists of one.
+
+        It does not depend on the cores, on which candidates with equal codes would depend then.
+        """
         if len(numbers) > 1:
             return 1
         scanned = int(self._sizes[numbers[numbers >= 0]].sum())
-        wanted = max(-(-scanned // _ROWS_A_THREAD), -(-scanned * self._code_bytes // _BYTES_A_THREAD))
-        return max(1, min(cores(), int(numbers.shape[1]), wanted))
+        wanted = max(-(-scanned // _ROWS_A_CALL), -(-scanned * self._code_bytes // _BYTES_A_CALL))
+        return max(1, min(int(numbers.shape[1]), wanted))
 
     def _scan(
         self, turned: FloatArray, candidates: int, distances: FloatArray, numbers: NDArray[np.int64], selected: Any

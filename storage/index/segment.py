@@ -27,19 +27,17 @@ from vfindex.storage.index.flat import HalfVectors, used_span
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.search_params import TunedParams
 from vfindex.storage.records import FloatArray, StoredFile
-from vfindex.storage.threads import cores, together
+from vfindex.storage.threads import together
 
 # Up to this many clips are one flat segment: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s. The flat segments of a
 # larger library hold up to a quarter of it together: every search scans them beside the others.
 EXACT_CLIPS = 50_000
 FLAT_SHARE = 0.25
-# Vectors gathered and scored at a time when a filter selects some: 150 MB of 1,152 dimensions.
-GATHERED = 65_536
 # Ids are looked up one by one if the segment has more than this many times as many clips, or if they are fewer than
-# this many for each of its runs of consecutive ids: measured from 2 to 200,000 runs of a million ids.
+# this many for each of its runs of consecutive ids. By runs is faster up to some 100,000 runs of a million ids.
 _FEW, _MANY_OF_A_RUN = 32, 4
-# Numbers of vectors that one thread gathers and scores before others join it: 2 ms.
-_NUMBERS_A_THREAD = 1 << 22
+# Numbers (clips times dimensions) that one call gathers and scores, 2 to 3 ms; further ones are made by other threads.
+_NUMBERS_A_CALL = 1 << 22
 # With at least this share of the clips selected (all but outdated ones, say), the parameters tuned for all clips hold.
 MOSTLY = 0.9
 # Up to this size all checksums of a file are compared when it is opened (some 20 ms); of larger files, this many blocks
@@ -193,40 +191,35 @@ class IndexSegment:
             scores = self.rows @ query
             if kept is not None:
                 scores[~kept] = -np.inf
-            places = _largest(scores, top_k)
+            places = _largest(scores, np.arange(len(scores)), top_k)
             return scores[places], places
         return self._scored(query, np.flatnonzero(kept), top_k)
 
     def _scored(self, query: FloatArray, places: NDArray[np.int64], top_k: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return (scores, rows) of the best of `places`, scored in the dimensions that the query uses."""
+        """Return (scores, rows) of the best of `places`, scored in the dimensions that the query uses.
+
+        Ties are the same on any number of cores: it changes neither the parts nor their order.
+        """
         span = used_span(query[None])
         query = query[span]
-        shared = max(1, min(cores(), -(-len(places) * len(query) // _NUMBERS_A_THREAD)))
-        parts = np.array_split(places, shared)
-        found = together(lambda number: self._best_of(parts[number], (query, span), top_k, GATHERED // shared), shared)
-        scores, best = (np.concatenate(each) for each in zip(*found, strict=True))
-        order = _largest(scores, top_k)
-        return scores[order], best[order]
+        step = max(1, _NUMBERS_A_CALL // len(query))
+        parts = [places[first : first + step] for first in range(0, max(1, len(places)), step)]
+        found = together(lambda number: self._best_of(parts[number], query, span, top_k), len(parts))
+        scores, rows = (np.concatenate(each) for each in zip(*found, strict=True))
+        best = _largest(scores, rows, top_k)
+        return scores[best], rows[best]
 
     def _best_of(
-        self, places: NDArray[np.int64], asked: tuple[FloatArray, slice], top_k: int, gathered: int
+        self, places: NDArray[np.int64], query: FloatArray, span: slice, top_k: int
     ) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return the same. asked: the query in the dimensions that it uses, and these. gathered: rows at a time."""
-        best, scores = places[:0], np.zeros(0, np.float32)
-        query, span = asked
-        for first in range(0, len(places), gathered):
-            part = places[first : first + gathered]
-            rows = self.rows[part, span]
-            if rows.dtype == np.float16:
-                found, at = HalfVectors(rows).best(query, top_k)
-            else:
-                each = np.einsum("nd,d->n", rows, query)  # NumPy's product starts threads of its own
-                at = _largest(each, top_k)
-                found = each[at]
-            best, scores = np.concatenate([best, part[at]]), np.concatenate([scores, found])
-            order = _largest(scores, top_k)
-            best, scores = best[order], scores[order]
-        return scores, best
+        """Return (scores, rows) of the best of one part. query: in the dimensions of `span`."""
+        rows = self.rows[places, span]
+        if rows.dtype == np.float16:
+            scores, best = HalfVectors(rows).best(query, top_k)
+            return scores, places[best]
+        scores = np.einsum("nd,d->n", rows, query)  # NumPy's product starts threads of its own
+        best = _largest(scores, places, top_k)
+        return scores[best], places[best]
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -291,8 +284,9 @@ def facts_of(tuned: TunedParams | None = None, seconds: float = 0.0) -> dict[str
     return {"efforts": None if tuned is None else tuned.to_dict(), "seconds": round(seconds, 3)}
 
 
-def _largest(scores: FloatArray, top_k: int) -> NDArray[np.int64]:
-    """Return the positions of the `top_k` largest scores, largest first; ties in order of position."""
+def _largest(scores: FloatArray, rows: NDArray[np.int64], top_k: int) -> NDArray[np.int64]:
+    """Return the positions of the `top_k` largest scores, largest first. Of equal scores the lowest rows come first."""
     first = max(0, len(scores) - top_k)
-    chosen = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
-    return chosen[np.argsort(-scores[chosen], kind="stable")]
+    chosen = np.flatnonzero(~(scores < np.partition(scores, first)[first])) if first else np.arange(len(scores))
+    order: NDArray[np.int64] = chosen[np.lexsort((rows[chosen], -scores[chosen]))]
+    return order[:top_k]

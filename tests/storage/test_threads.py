@@ -182,3 +182,24 @@ def test_after_an_error_no_call_goes_on() -> None:
     with pytest.raises(ZeroDivisionError):
         together(call, 3)
     assert ended.is_set()
+
+
+def test_an_interrupt_between_two_calls_ends_those_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *given: Any, **more: Any) -> Any:
+            if self._work_queue.qsize() + len(self._threads) >= 3:
+                raise KeyboardInterrupt
+            return super().submit(*given, **more)
+
+    def call(number: int) -> None:
+        Event().wait(0.2)
+        made.append(number)
+
+    with Interrupted(1) as pool:
+        monkeypatch.setattr(threads, "_threads", lambda: pool)
+        with pytest.raises(KeyboardInterrupt):
+            together(call, 9)
+        ended = list(made)
+    assert made == ended and len(made) <= 1

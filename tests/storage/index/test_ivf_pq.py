@@ -128,19 +128,15 @@ def test_a_filter_is_kept_to_in_the_scan() -> None:
     assert codes.nearest(rows[7], 10, 1.0, np.zeros(len(rows), bool)).tolist() == []
 
 
-@pytest.mark.parametrize(
-    ("threads", "limit"), [(2, "_ROWS_A_THREAD"), (3, "_BYTES_A_THREAD"), (1000, "_ROWS_A_THREAD")]
-)
-def test_threads_that_share_a_scan_find_what_one_finds(
-    monkeypatch: pytest.MonkeyPatch, threads: int, limit: str
-) -> None:
+@pytest.mark.parametrize(("parts", "limit"), [(2, "_ROWS_A_CALL"), (3, "_BYTES_A_CALL"), (1000, "_ROWS_A_CALL")])
+def test_a_scan_in_parts_finds_what_a_whole_one_finds(monkeypatch: pytest.MonkeyPatch, parts: int, limit: str) -> None:
     rows, codes = some_codes()
     kept = np.random.default_rng(4).random(len(rows)) < 0.1
     asked = [(10, 1.0, None), (10, 0.5, None), (len(rows), 1.0, None), (10, 1.0, kept), (len(rows), 0.5, kept)]
     asked.append((80, 1.0, kept))  # no list has so many
     alone = [codes.nearest(rows[7], *each) for each in asked]
-    monkeypatch.setattr(ivf_pq, limit, 1)
-    monkeypatch.setattr(ivf_pq, "cores", lambda: threads)
+    size = len(rows) * (sum(codes.coder.counts) // 2 if limit == "_BYTES_A_CALL" else 1)
+    monkeypatch.setattr(ivf_pq, limit, -(-size // parts))
     scans, scan = set[int](), ivf_pq._Scanner._scan
 
     def noted(self: ivf_pq._Scanner, *given: Any) -> Any:
@@ -148,10 +144,10 @@ def test_threads_that_share_a_scan_find_what_one_finds(
         return scan(self, *given)
 
     monkeypatch.setattr(ivf_pq._Scanner, "_scan", noted)
+    assert codes.nearest(rows[7], 10).tolist() == alone[0].tolist()
+    assert max(scans) == -(-len(codes.lists.ends) // min(parts, len(codes.lists.ends)))
     for each, wanted in zip(asked, alone, strict=True):
         assert sorted(codes.nearest(rows[7], *each).tolist()) == sorted(wanted.tolist())
-    assert codes.nearest(rows[7], 10).tolist() == alone[0].tolist()
-    assert max(scans) == -(-len(codes.lists.ends) // min(threads, len(codes.lists.ends)))
 
 
 def test_rows_that_are_missing_in_one_part_displace_none_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +161,13 @@ def test_rows_that_are_missing_in_one_part_displace_none_of_another(monkeypatch:
     kept = of_rows == np.bincount(of_rows[500:]).argmax()
     kept[np.flatnonzero(of_rows == np.bincount(of_rows[:500]).argmax())[0]] = True
     alone = codes.nearest(topic / 20, 6, 1.0, kept)
-    monkeypatch.setattr(ivf_pq, "_ROWS_A_THREAD", 1)
-    monkeypatch.setattr(ivf_pq, "cores", lambda: 2)
+    monkeypatch.setattr(ivf_pq, "_ROWS_A_CALL", 1)
     assert codes.nearest(topic / 20, 6, 1.0, kept).tolist() == alone.tolist()
 
 
 def test_a_scan_that_fails_in_another_thread_fails_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, codes = some_codes()
-    monkeypatch.setattr(ivf_pq, "_ROWS_A_THREAD", 1)
-    monkeypatch.setattr(ivf_pq, "cores", lambda: 2)
+    monkeypatch.setattr(ivf_pq, "_ROWS_A_CALL", 1)
     first, scan = get_ident(), ivf_pq._Scanner._scan
 
     def fails_elsewhere(self: ivf_pq._Scanner, *given: Any) -> Any:

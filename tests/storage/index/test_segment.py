@@ -6,8 +6,10 @@ import ctypes
 import platform
 import resource
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,12 +90,12 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> None:
     top_k=st.integers(1, 400),
     kept=st.sampled_from([None, 0.0, 0.01, 0.5, 1.0]),
     gone=st.sampled_from([0.0, 0.3]),
-    form=st.tuples(st.sampled_from([np.float16, np.float32]), st.sampled_from([1, 2, 3, 50])),
+    form=st.tuples(st.sampled_from([np.float16, np.float32]), st.sampled_from([1, 64, 1 << 22])),
 )
 def test_search_equals_brute_force(
     seed: int, count: int, top_k: int, kept: float | None, gone: float, form: tuple[type[np.floating], int]
 ) -> None:
-    dtype, threads = form
+    dtype, numbers = form
     random = np.random.default_rng(seed)
     ids = np.sort(random.choice(10_000, count, replace=False)).astype(np.int64)
     # Small whole numbers: sums are exact in any order and either format, ties are many.
@@ -103,8 +105,7 @@ def test_search_equals_brute_force(
     query = random.integers(-9, 10, (1, 16)).astype(np.float32)
     index = JointIndex([IndexSegment(ids, rows, dead)])
     with pytest.MonkeyPatch.context() as divided:
-        divided.setattr(vectors, "_NUMBERS_A_THREAD", 64 if threads > 1 else 1 << 22)
-        divided.setattr(vectors, "cores", lambda: threads)
+        divided.setattr(vectors, "_NUMBERS_A_CALL", numbers)
         scores, found = index.nearest(query, top_k, among)
     may = ~np.isin(np.arange(count), dead)
     if among is not None:
@@ -113,6 +114,21 @@ def test_search_equals_brute_force(
     assert scores[0].tolist() == sorted(exact.values(), reverse=True)[:top_k]
     assert [exact[id_] for id_ in found[0].tolist()] == scores[0].tolist()
     assert len(set(found[0].tolist())) == found.shape[1] and len(index) == count - len(dead)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_best_of_equal_clips_do_not_depend_on_the_cores(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    rows = np.zeros((900, 16), dtype)
+    rows[::3] = 1  # 300 of them are equal, and the filter leaves 150
+    index = JointIndex([IndexSegment(np.arange(900), rows)])
+    among = np.arange(0, 900, 6)
+    monkeypatch.setattr(vectors, "_NUMBERS_A_CALL", 160)
+    found = []
+    for threads in (1, 2, 7):
+        with ThreadPoolExecutor(threads) as pool:
+            monkeypatch.setattr("vfindex.storage.threads._threads", lambda pool=pool: pool)
+            found.append(index.nearest(np.ones((1, 16), np.float32), 20, among)[1][0].tolist())
+    assert found == [among[:20].tolist()] * 3
 
 
 def test_vectors_of_another_length_are_refused() -> None:
