@@ -32,11 +32,12 @@ FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 class Hint:
     """A remark on a probable misunderstanding; it changes no result. text: a line to print.
 
-    kind: a negation that excludes nothing, a value of `in:`, `lang:`, `speaker:`, `label:` or `--exclude` that matches
-    nothing, a prefix of what the library lacks, a required word in more texts than are searched (`common`).
+    kind: a negation that excludes nothing, a prefix with a space behind it, a value of `in:`, `lang:`, `speaker:`,
+    `label:` or `--exclude` that matches nothing, a prefix of what the library lacks, a required word in more texts than
+    are searched (`common`).
     """
 
-    kind: Literal["negation", "in", "lang", "speaker", "label", "exclude", "lacking", "common"]
+    kind: Literal["negation", "space", "in", "lang", "speaker", "label", "exclude", "lacking", "common"]
     text: str
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 from vfindex.search.query.ast import STOP_WORDS, Query, Term
 from vfindex.search.query.filters import Unmatched
-from vfindex.storage.modalities import ModalityName, get_modality
+from vfindex.storage.modalities import ModalityName, get_modality, prefixes
 from vfindex.storage.records import Hint
 from vfindex.storage.text.folding import folded
 
@@ -41,6 +42,10 @@ def hints(
                 continue
             text = f"{get_modality(name).prefix}: matches nothing: {name} is {lacking[name]}"
             collected.append(Hint("lacking", text))
+        for term, following in pairwise(moment.terms):
+            if _is_prefix(term) and not following.modality and not following.unlike:
+                text = f'"{term.text}" is searched like any other word; as a prefix it has no space behind it'
+                collected.append(Hint("space", f"{text}: {term}{following}"))
         for words, excluded in _negations(moment.terms):
             text = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
             collected.append(Hint("negation", text))
@@ -70,6 +75,11 @@ def _unmatched(value: Unmatched) -> str:
         return f"label:{value.value} matches no label of this library; {there}"
     there = f"names like it: {near}" if near else "whole words of a name are compared, case does not count"
     return f"speaker:{value.value} matches no speaker that subtitles name in this library; {there}"
+
+
+def _is_prefix(term: Term) -> bool:
+    """Return whether a word is a prefix of the query language, which a space parts from its word."""
+    return term.is_word and term.text.endswith(":") and term.text[:-1] in prefixes()
 
 
 def _negations(terms: Sequence[Term]) -> Iterator[tuple[str, str]]:

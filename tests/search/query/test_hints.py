@@ -53,6 +53,27 @@ def test_idioms_give_no_hint(question: str) -> None:
     assert hints(parse(question), ()) == ()
 
 
+@pytest.mark.parametrize(
+    ("question", "written"),
+    [
+        *(("said: school", "said:school"), ("dog written: exit", "written:exit"), ('said: "we go"', 'said:"we go"')),
+        *(("2:said: rocket", "2:said:rocket"), ("dog then said: bark within 9s", "said:bark")),
+    ],
+)
+def test_a_prefix_with_a_space_behind_it_gives_a_hint(question: str, written: str) -> None:
+    [hint] = hints(parse(question), ())
+    assert hint.kind == "space"
+    assert hint.text.startswith(f'"{written.removeprefix("2:").partition(":")[0]}:" is searched like any other word')
+    assert hint.text.endswith(f" {written}") and parse(written).moments[0].terms[0].modality
+
+
+@pytest.mark.parametrize(
+    "question", ["said:", "note: school", "said: -dog", "said: titled:dog", '"said:" dog', "-said: dog"]
+)
+def test_other_colons_give_no_hint(question: str) -> None:
+    assert hints(parse(question), ()) == ()
+
+
 @pytest.mark.parametrize("question", ["heard:applause", "rain heard:thunder", "dog then heard:bark within 20s"])
 def test_a_prefix_of_what_the_library_lacks_gives_a_hint(question: str) -> None:
     [hint] = hints(parse(question), (), {"audio": "not in this library; to add it: vfindex upgrade --audio NAME"})
