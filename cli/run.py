@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vfindex.indexer.runs.run import Callbacks
 
 EXIT_BUG, EXIT_INTERRUPTED = 70, 130
+AGAIN = "interrupted; run the same command again to continue"
 # Widths in characters. Room for "1000/2000 files 1:00:00 of video, 10.0x 0:00:00 1:00:00 left" beside the bar, and for
 # the ^C that a terminal adds: a bar that wraps would leave a second one on the screen.
 _SHORTEST_BAR, _LONGEST_BAR, _BESIDE_BAR = 4, 40, 66
@@ -31,12 +32,12 @@ def run_ingest(folder: Path, paths: list[bytes], settings: RunSettings, *, name:
     """Ingest with progress on a terminal and a clean end at Ctrl-C. Raises what `ingest` raises."""
     from vfindex.indexer.runs.ingest import ingest
 
-    with watching() as callbacks:
+    with watching("stopping") as callbacks:
         return ingest(folder, paths, settings, callbacks, name=name)
 
 
 @contextmanager
-def watching(stopped: str = "interrupted; run the same command again to continue") -> Iterator[Callbacks]:
+def watching(stopped: str = AGAIN) -> Iterator[Callbacks]:
     """Yield callbacks that draw progress on a terminal and stop at Ctrl-C; a second Ctrl-C raises.
 
     stopped: what to say where the first one ends the command at once.
@@ -45,6 +46,31 @@ def watching(stopped: str = "interrupted; run the same command again to continue
 
     with _stopping(stopped) as (stop, interruptible), _progress() as progress:
         yield Callbacks(progress, stop, say, interruptible)
+
+
+@contextmanager
+def interrupt_reported(*, json: bool) -> Iterator[None]:
+    """Print the report of a run that Ctrl-C ends before it returns one, and exit."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        from vfindex.indexer.runs.report import Report, RunInterrupted
+
+        report = exc.report if isinstance(exc, RunInterrupted) else Report(interrupted=True)
+        print_run(report, json=json)
+        if json:
+            say(AGAIN)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def interrupt_said() -> Iterator[None]:
+    """Say that Ctrl-C ends a command which the next call begins again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; run the same command again")
+        raise
 
 
 @contextmanager

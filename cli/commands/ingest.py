@@ -29,7 +29,7 @@ from vfindex.cli.options import (
     refuse_empty,
     runner_choice,
 )
-from vfindex.cli.run import finish, print_run, run_ingest
+from vfindex.cli.run import finish, interrupt_reported, print_run, run_ingest
 from vfindex.storage.errors import VfindexError
 
 NAME = "ingest"
@@ -76,34 +76,35 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Index new and changed videos, named or in folders. After Ctrl-C the same command continues."""
-    require("index")
-    if follow:
-        require("follow")
-    from vfindex.indexer.models.presets import Choice
-    from vfindex.indexer.options import Sampling
-    from vfindex.indexer.runs.execute import RunSettings
+    named = [os.fsencode(path) for path in paths]
+    with interrupt_reported(json=json):
+        require("index")
+        if follow:
+            require("follow")
+        from vfindex.indexer.models.presets import Choice
+        from vfindex.indexer.options import Sampling
+        from vfindex.indexer.runs.execute import RunSettings
 
-    refuse_empty(paths)
-
-    settings = RunSettings(
-        cache=cache_folder(),
-        choice=Choice(preset, visual, text, speech, audio=audio),
-        sampling=Sampling.parse(sampling) if sampling else None,
-        asr=asr,
-        ocr=ocr,
-        sounds=sounds,
-        workers=workers,
-        compiled=compiled,
-        exclude=tuple(exclude or ()),
-        progressive=progressive,
-        runner=runner_choice(runner, ray_address, path_map, gpu_share),
-    )
-    folder = library_folder(library)
-    _refuse_missing(paths, folder)
-    if follow:
-        follow_folders(folder, [os.fsencode(path) for path in paths], settings, json=json)
+        refuse_empty(paths)
+        settings = RunSettings(
+            cache=cache_folder(),
+            choice=Choice(preset, visual, text, speech, audio=audio),
+            sampling=Sampling.parse(sampling) if sampling else None,
+            asr=asr,
+            ocr=ocr,
+            sounds=sounds,
+            workers=workers,
+            compiled=compiled,
+            exclude=tuple(exclude or ()),
+            progressive=progressive,
+            runner=runner_choice(runner, ray_address, path_map, gpu_share),
+        )
+        folder = library_folder(library)
+        _refuse_missing(paths, folder)
+        report = None if follow else run_ingest(folder, named, settings)
+    if report is None:
+        follow_folders(folder, named, settings, json=json)
         return
-    report = run_ingest(folder, [os.fsencode(path) for path in paths], settings)
     print_run(report, json=json)
     finish(report, folder)
 

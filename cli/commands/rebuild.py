@@ -9,7 +9,7 @@ import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
 from vfindex.cli.output import print_json, say
-from vfindex.cli.run import calibrate_if_due
+from vfindex.cli.run import calibrate_if_due, interrupt_said
 from vfindex.storage.errors import counted
 from vfindex.storage.records import FUSIONS, FusionName
 
@@ -35,11 +35,12 @@ def command(
 
     No video is opened. The fusions are described in docs/fusion.md, an index in Qdrant in docs/scale.md.
     """
-    from vfindex.storage.maintenance.rebuild import rebuild
+    with interrupt_said():
+        from vfindex.storage.maintenance.rebuild import rebuild
 
-    folder = library_folder(library)
-    done = rebuild(folder, fusion, index)
-    calibrate_if_due(folder)
+        folder = library_folder(library)
+        done = rebuild(folder, fusion, index)
+        calibrate_if_due(folder)
     if json:
         print_json(asdict(done))
     else:

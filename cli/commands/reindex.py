@@ -25,7 +25,7 @@ from vfindex.cli.options import (
     runner_choice,
 )
 from vfindex.cli.output import clock, path_text, plain, print_json, say
-from vfindex.cli.run import finish, print_run, watching
+from vfindex.cli.run import finish, interrupt_reported, print_run, watching
 from vfindex.cli.watches import ask_watches
 from vfindex.storage.errors import UsageError, counted
 
@@ -86,7 +86,7 @@ def command(
     if dry_run:
         _print_estimate(estimate(folder, settings), json)
         return
-    with watching() as callbacks:
+    with interrupt_reported(json=json), watching("stopping") as callbacks:
         report = reindex(folder, settings, callbacks)
     print_run(report, json=json)
     failed = bool(report.failed or report.left_alone or report.not_published)

@@ -21,7 +21,7 @@ from vfindex.cli.options import (
     runner_choice,
 )
 from vfindex.cli.output import say
-from vfindex.cli.run import finish, print_run, watching
+from vfindex.cli.run import finish, interrupt_reported, print_run, watching
 
 NAME = "retry"
 EXAMPLE = "vfindex retry --quarantined"
@@ -54,7 +54,7 @@ def command(
     settings = RunSettings(cache_folder(), workers=workers, runner=choice, quarantined=quarantined)
     folder = library_folder(library)
     named = [candidate for path in paths or () for candidate in known_as(path)]
-    with watching() as callbacks:
+    with interrupt_reported(json=json), watching("stopping") as callbacks:
         report = retry(folder, named, settings, callbacks)
     if json or report.found:
         print_run(report, json=json)

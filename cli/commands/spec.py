@@ -18,7 +18,7 @@ from vfindex.cli.options import (
 )
 from vfindex.cli.out_file import ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import plain, print_json
-from vfindex.cli.run import calibrate_if_due
+from vfindex.cli.run import calibrate_if_due, interrupt_said
 from vfindex.storage.errors import UsageError, counted
 
 NAME = "spec"
@@ -63,8 +63,9 @@ def use_command(
     if (file is None) != own:
         raise UsageError("give the file of a spec, or --own, as in: vfindex spec use spec.json")
     folder = library_folder(library)
-    generation = use_own_spec(folder) if file is None else use_spec(folder, file)
-    calibrate_if_due(folder, anew=True)
+    with interrupt_said():
+        generation = use_own_spec(folder) if file is None else use_spec(folder, file)
+        calibrate_if_due(folder, anew=True)
     used = used_spec(folder)
     if json:
         print_json({"spec": used, "shared": not own, "clips": generation.clips})

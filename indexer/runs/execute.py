@@ -23,7 +23,7 @@ from vfindex.indexer.models.presets import LITE_SPEECH, Choice, models_of, optio
 from vfindex.indexer.models.store import Recogniser, find_recogniser
 from vfindex.indexer.options import Sampling
 from vfindex.indexer.runners.base import RunnerChoice
-from vfindex.indexer.runs.report import Progress, Report
+from vfindex.indexer.runs.report import Progress, Report, RunInterrupted
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.scan.walk import Discovered
 from vfindex.storage.db.reader import Snapshot
@@ -152,17 +152,23 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
 
 @contextmanager
 def recorded(catalog: Catalog, name: str) -> Iterator[Report]:
-    """Begin a run and yield its report; if an exception ends the run, store the report with the reason."""
+    """Begin a run and yield its report; if an exception ends the run, store the report with the reason.
+
+    Raises that exception, RunInterrupted for KeyboardInterrupt.
+    """
     began, report = time.monotonic(), Report(run_id=catalog.begin_run(name))
     try:
         yield report
     except BaseException as exc:
         report.interrupted = isinstance(exc, KeyboardInterrupt)
         report.wall_s = time.monotonic() - began
+        report.sort()
         kind = "" if isinstance(exc, VfindexError) else f"{type(exc).__name__}: "
         report.error = "" if report.interrupted else f"{kind}{exc}"
         with suppress(VfindexError):  # a library on a full disk; the exception says so
             catalog.end_run(report.run_id, report.to_dict(os.fsdecode))
+        if report.interrupted:
+            raise RunInterrupted(report) from exc
         raise
 
 

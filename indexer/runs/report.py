@@ -76,6 +76,14 @@ class Report:
         return {name: value for name, value in document.items() if value or name != "gpu_busy"}
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a run at once. report: what it had done by then, as stored in the library."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+
 @dataclass(slots=True)
 class UpgradeReport:
     """One upgrade. version: the number of the new one. before, after: preset, models and sampling of the two.

@@ -187,8 +187,8 @@ def test_ctrl_c_during_the_first_export(tmp_path: Path, models_cache: Path, comm
             assert process.poll() is None and time.monotonic() < deadline_s
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    lines = err.decode().splitlines()
+        out, err = process.communicate(timeout=60)
+    lines = [*err.decode().splitlines(), *out.decode().splitlines()]
     assert process.returncode == 130
     assert lines[-1:] == ["interrupted; run the same command again to continue"], lines
     assert not any("memory" in line or "Traceback" in line for line in lines)

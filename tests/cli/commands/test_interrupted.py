@@ -1,0 +1,62 @@
+"""Ctrl-C ends a run at once: what it prints then, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfindex.indexer.runs.run import Run
+from vfindex.storage.writer import Writer
+
+
+@pytest.mark.parametrize("at", ["vfindex.indexer.models.presets", "vfindex.indexer.runs.ingest"])
+def test_an_ingest_interrupted_while_it_starts_prints_its_report(
+    run: Any, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    class Press:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sys, "meta_path", [Press(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, at, raising=False)
+    ran = run("ingest", tmp_path, "--library", library, "--json")
+    assert (ran.code, json.loads(ran.out)["interrupted"]) == (130, True)
+    assert ran.err.endswith("interrupted; run the same command again to continue\n")
+    monkeypatch.delitem(sys.modules, at, raising=False)
+    ran = run("ingest", tmp_path, "--library", library)
+    assert (ran.code, ran.out.splitlines()[-1]) == (130, "interrupted; run the same command again to continue")
+
+
+@pytest.mark.parametrize("command", ["ingest", "reindex"])
+def test_a_run_that_a_second_ctrl_c_ends_prints_its_report(
+    run: Any, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "videos").mkdir()
+    paths = [tmp_path / "videos"] if command == "ingest" else []
+    run("ingest", tmp_path / "videos", "--library", library)
+
+    def restored(_: Run) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "restore_returned", restored)
+    ran = run(command, *paths, "--library", library, "--json")
+    report = json.loads(ran.out)
+    assert (ran.code, report["interrupted"], report["found"]) == (130, True, 0)
+    assert report["run_id"] > 1
+    assert ran.err.endswith("interrupted; run the same command again to continue\n")
+    ran = run(command, *paths, "--library", library)
+    assert (ran.code, ran.out.splitlines()[-1]) == (130, "interrupted; run the same command again to continue")
+
+
+def test_a_rebuild_says_that_it_was_interrupted(run: Any, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Writer, "publish", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    ran = run("rebuild", "--library", library)
+    assert (ran.code, ran.out, ran.err) == (130, "", "interrupted; run the same command again\n")
