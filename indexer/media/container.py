@@ -209,7 +209,7 @@ def choose_video(fd: int, container: InputContainer) -> VideoStream:
     real = [stream for stream in container.streams.video if not stream.disposition & STILLS]
     if not real:
         reason = "only a cover picture in it, no video" if container.streams.video else "no video stream in it"
-        raise Refusal("probe", "no_video", reason, "vfindex indexes videos; exclude it with --exclude")
+        raise Refusal("probe", "no_video", reason, sniff.NOT_INDEXED)
     if len(real) > 1:
         moving = moving_streams(fd, [stream.index for stream in real])
         real = [stream for stream in real if stream.index in moving] or real

@@ -19,19 +19,18 @@ class Diagnosis(NamedTuple):
     next: str
 
 
-_PICTURE_NEXT = "vfindex indexes videos; exclude images with --exclude"
-_SOUND = Diagnosis(
-    "no_video", "an audio file, without a video stream", "vfindex indexes videos; exclude it with --exclude"
-)
+# The same for a named file, which --exclude of its folder does not reach, and for one in a folder.
+NOT_INDEXED = "vfindex indexes videos; to leave it out: vfindex remove FILE"
+_SOUND = Diagnosis("no_video", "an audio file, without a video stream", NOT_INDEXED)
 _PLAYLIST_NEXT = "a playlist only names other files, which vfindex does not open; download the video itself"
 
 _SIGNATURES: tuple[tuple[bytes, Diagnosis], ...] = (
-    (b"\x89PNG\r\n\x1a\n", Diagnosis("picture", "a still picture (PNG)", _PICTURE_NEXT)),
-    (b"\xff\xd8\xff", Diagnosis("picture", "a still picture (JPEG)", _PICTURE_NEXT)),
-    (b"BM", Diagnosis("picture", "a still picture (BMP)", _PICTURE_NEXT)),
-    (b"II*\x00", Diagnosis("picture", "a still picture (TIFF)", _PICTURE_NEXT)),
-    (b"MM\x00*", Diagnosis("picture", "a still picture (TIFF)", _PICTURE_NEXT)),
-    (b"\xff\x0a", Diagnosis("picture", "a still picture (JPEG XL)", _PICTURE_NEXT)),
+    (b"\x89PNG\r\n\x1a\n", Diagnosis("picture", "a still picture (PNG)", NOT_INDEXED)),
+    (b"\xff\xd8\xff", Diagnosis("picture", "a still picture (JPEG)", NOT_INDEXED)),
+    (b"BM", Diagnosis("picture", "a still picture (BMP)", NOT_INDEXED)),
+    (b"II*\x00", Diagnosis("picture", "a still picture (TIFF)", NOT_INDEXED)),
+    (b"MM\x00*", Diagnosis("picture", "a still picture (TIFF)", NOT_INDEXED)),
+    (b"\xff\x0a", Diagnosis("picture", "a still picture (JPEG XL)", NOT_INDEXED)),
     (b"ID3", _SOUND),
     (b"fLaC", _SOUND),
     (b"MThd", _SOUND),
@@ -46,7 +45,7 @@ _SIGNATURES: tuple[tuple[bytes, Diagnosis], ...] = (
     (b"ffconcat", Diagnosis("playlist", "an ffconcat script", _PLAYLIST_NEXT)),
     (b"[playlist]", Diagnosis("playlist", "a playlist (PLS)", _PLAYLIST_NEXT)),
     (b"[Reference]", Diagnosis("playlist", "an ASX reference", _PLAYLIST_NEXT)),
-    (b"%PDF", Diagnosis("not_a_video", "a PDF document", "exclude it with --exclude")),
+    (b"%PDF", Diagnosis("not_a_video", "a PDF document", NOT_INDEXED)),
     (b"PK\x03\x04", Diagnosis("not_a_video", "a ZIP archive", "unpack it, then index the videos in it")),
     (b"Rar!", Diagnosis("not_a_video", "a RAR archive", "unpack it, then index the videos in it")),
     (b"7z\xbc\xaf", Diagnosis("not_a_video", "a 7-Zip archive", "unpack it, then index the videos in it")),
@@ -85,9 +84,9 @@ def _riff_or_mp4(head: bytes) -> Diagnosis | None:
         if head[8:12] == b"WAVE":
             return _SOUND
         if head[8:12] == b"WEBP":
-            return Diagnosis("picture", "a still picture (WebP)", _PICTURE_NEXT)
+            return Diagnosis("picture", "a still picture (WebP)", NOT_INDEXED)
     if still_picture(head):
-        return Diagnosis("picture", "a still picture (HEIC or AVIF)", _PICTURE_NEXT)
+        return Diagnosis("picture", "a still picture (HEIC or AVIF)", NOT_INDEXED)
     if head[4:8] in _BOXES:
         return Diagnosis(
             "incomplete",
@@ -114,7 +113,7 @@ def _text(head: bytes) -> Diagnosis | None:
         return Diagnosis("text", "a web page (HTML)", "download the video itself, not the page that shows it")
     plain = sum(byte in _PRINTABLE or byte >= 0x80 for byte in start)
     if start and plain == len(start) and _decodes(head):
-        return Diagnosis("text", "a text file", "exclude it with --exclude, or download the video again")
+        return Diagnosis("text", "a text file", "download the video again; to leave it out: vfindex remove FILE")
     return None
 
 

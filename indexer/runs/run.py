@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vfindex.indexer.options import Options
 from vfindex.indexer.runs.report import ProgressCallback, Report
-from vfindex.indexer.scan.walk import Failed, Found, Skipped
+from vfindex.indexer.runs.retry_policy import FINAL
+from vfindex.indexer.scan.walk import Failed, Found, Skipped, is_video_name
 from vfindex.storage.db.sources import read_scan_cache
 from vfindex.storage.errors import LibraryDamaged, NotPublished, Problem, counted
 from vfindex.storage.index.reader import files_of
@@ -186,7 +187,10 @@ class Run:
         elif found.named or path in self._past_bugs:
             self.todo.append(replace(found, named=True))
         else:
-            self.end_file("failed", stored_failure(path, self.writer.catalog.problem_at(path)))
+            problem = stored_failure(path, self.writer.catalog.problem_at(path))
+            is_video = is_video_name(os.path.basename(path)) or problem.code not in FINAL
+            # A named file of another kind failed when it was named. Its folder would skip it.
+            self.end_file("failed" if is_video else "skipped", problem)
 
     def end_file(self, how: Ending, problem: Problem | None = None) -> None:
         """Count a file's end, once. At most MAX_TRACES tracebacks are kept: one bug may affect every file of a run."""

@@ -143,9 +143,11 @@ class Catalog:
             return video_id, int(connection.scalar(done) or 0)
 
     def problem_at(self, path: bytes) -> Mapping[str, str] | None:
-        """Return the problem of the video at `path`, None if it was indexed fully."""
-        v, loc = schema.video.c, schema.location.c
-        query = select(v.problem).join_from(schema.location, schema.video).where(loc.path == path)
+        """Return the problem of the video at `path`, missing or not; None if it was indexed fully."""
+        loc, tomb = schema.location.c, schema.tombstone.c
+        here = select(loc.video_id).where(loc.path == path).scalar_subquery()
+        missing = select(tomb.video_id).where(tomb.path == path).scalar_subquery()
+        query = select(schema.video.c.problem).where(schema.video.c.id == func.coalesce(here, missing))
         with self.transaction() as connection:
             problem = connection.scalar(query)
         return json.loads(problem) if problem else None
