@@ -34,6 +34,7 @@ from vfindex.search.rank.examples import example_results, find_examples, query_v
 from vfindex.search.rank.query_vectors import QueryVectors, sample_images
 from vfindex.search.rank.source import Statistics, local_sources, total
 from vfindex.search.results import Feedback, Hits, Missing
+from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import (
     IndexUnusable,
     LibraryChanged,
@@ -181,7 +182,7 @@ def _hits(
     if len(read) + len(members) > 1 and request.combine == "rrf":
         raise UsageError("rrf fuses ranks, which are of one library; search several with --combine convex")
     if len(read) > 1:
-        _check_comparable([library.root for library in libraries], views)
+        check_comparable([library.root for library in libraries], [view.snapshot for view in views])
     encoded = _encode(engines[0].searcher() if engines else None, (request, query), views, opened)
     with naming(engines, libraries):
         _open(members, libraries, views)
@@ -240,9 +241,8 @@ def _open(members: Sequence[RemoteMember], libraries: Sequence[Library], views: 
         scale = member.open(number, scale)
 
 
-def _check_comparable(folders: Sequence[Path], views: Sequence[View]) -> None:
+def check_comparable(folders: Sequence[Path], snapshots: Sequence[Snapshot]) -> None:
     """Raise UsageError, with what cures it, unless all libraries have equal setups and one JointSpec."""
-    snapshots = [view.snapshot for view in views]
     first = Comparable.of(LibraryMeta(snapshots[0]).existing_setup())
     for folder, snapshot in zip(folders[1:], snapshots[1:], strict=True):
         different = Comparable.of(LibraryMeta(snapshot).existing_setup()).difference(first)

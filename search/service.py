@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vfindex.search.calibration.labels import Label, check_label
-from vfindex.search.engine import answer
+from vfindex.search.engine import answer, check_comparable
 from vfindex.search.files import VideoFiles
 from vfindex.search.libraries import existing_video
 from vfindex.search.query.ast import Combination, Filters, Query
@@ -31,6 +31,7 @@ from vfindex.search.user import UserWriting
 from vfindex.storage.errors import LibraryError, QueryError, UsageError
 from vfindex.storage.labels import LabelCount, label_counts
 from vfindex.storage.library import again_if_changed
+from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, text_tracks
 from vfindex.storage.records import ClipKey, Hint
 
@@ -358,6 +359,19 @@ class SearchService(VideoFiles, UserWriting):
         with self.opened() as (_, snapshots):
             states = [each.remembered("version", lambda: secrets.token_hex(8)) for each in snapshots]
             return "-".join([*states, *(each.words.version for each in snapshots)])
+
+    @again_if_changed
+    def check(self) -> None:
+        """Raise LibraryError for a folder without a library, UsageError for libraries with incomparable scores.
+
+        A library that is still empty is not compared.
+        """
+        with self.opened() as opened:
+            filled = [
+                (each.root, snapshot) for each, snapshot in zip(*opened, strict=True) if LibraryMeta(snapshot).setup
+            ]
+            if len(filled) > 1:
+                check_comparable(*zip(*filled, strict=True))
 
     @again_if_changed
     def runs(self) -> RunList:

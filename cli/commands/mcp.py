@@ -80,7 +80,7 @@ def _serve(folders: list[Path], export_folder: Path | None) -> None:
         player = None if target is None else media_player(opened)
         service = opened.enter_context(SearchService(folders, frame_reader(opened), player))
         service.use_gpus()
-        service.version()  # a folder without a library is refused before a client relies on it
+        service.check()  # before a client relies on it
         server = opened.enter_context(ToolServer(tools_of(service, target)))
         if sys.stdin.isatty():
             say("waiting for a client on standard input; to set one up: vfindex mcp --print-config CLIENT")

@@ -78,7 +78,7 @@ def command(
     with ExitStack() as opened:
         service = opened.enter_context(SearchService(folders, frame_reader(opened), media_player(opened)))
         service.use_gpus()
-        service.version()  # a folder without a library is refused before a page is shown
+        service.check()  # before a page is shown
         sock = opened.enter_context(bound_socket(address))
         port = sock.getsockname()[1]
         settings = Settings(

@@ -116,4 +116,7 @@ def test_libraries_of_different_specs_are_refused_with_the_cure(run: Any, two: t
     assert (
         f"vfindex spec export spec.json {' '.join(two)}" in refused.err and "vfindex spec use spec.json" in refused.err
     )
+    for command in ("serve", "mcp"):
+        pytest.importorskip("uvicorn" if command == "serve" else "mcp", reason=f"the extra {command} is not installed")
+        assert run(command, *two).err == refused.err, "before a client asks"
     assert run("show", "c", *two).code == 0 == run("status", *two).code, "they compare no scores"
