@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 
@@ -27,7 +28,11 @@ class _Coercion:
             return value
         if annotation == list[str] and isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
             return list(value)
-        return self.typer().coerce(value, param=param, ctx=ctx)
+        try:
+            return self.typer().coerce(value, param=param, ctx=ctx)
+        except BadParameter as exc:
+            exc.message = exc.message.removeprefix("Value error, ")  # pydantic's
+            raise
 
 
 def _as_typed(params: list[Any]) -> list[Any]:

@@ -62,7 +62,7 @@ def _remark(found: ChapterList) -> str:
     if found.origin == "file":
         return "chapters of the file; --detect finds others"
     if found.better_than_chance is False:
-        return f"not better than chance here: the video has no parts of their own (p = {found.p_value:.2f})"
+        return f"not better than chance here: the video has no parts of its own (p = {found.p_value:.2f})"
     if found.better_than_chance is None:
         return "found where the pictures, speech and text change; too few clips to compare them with chance"
     return f"found where the pictures, speech and text change (p = {found.p_value:.2f})"

@@ -28,7 +28,7 @@ Task = Literal["search", "classification"]
 NAME = "eval"
 EXAMPLE = "vfindex eval queries.jsonl --config default --config speech=0"
 # "0.706 [0.653, 0.755]" and a gap; the column of measures.
-_CELL, _HEAD = 23, 14
+_CELL, _HEAD = 25, 14
 # Refused questions and absent videos that are listed.
 _EXAMPLES = 3
 

@@ -41,6 +41,7 @@ def command(
     if deleted:
         say(f"{counted(deleted, 'question')} deleted")
     if keeps:
-        print(f"{counted(kept, 'question')} kept{'; the next run measures the index with them' if kept else ''}")
+        use = f"; the next run measures the index with {'it' if kept == 1 else 'them'}" if kept else ""
+        print(f"{counted(kept, 'question')} kept{use}")
     else:
         print(f"{counted(kept, 'question')} kept, and no more will be; to keep some again: vfindex questions --keep")

@@ -132,7 +132,7 @@ def _print_estimate(found: Estimate, json: bool) -> None:
     for problem in found.left_alone:
         say(f"left alone: {path_text(problem.path)}: {problem.reason}; {problem.next}")
     files = counted(found.new, "new file")
-    line = f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} missing"
+    line = f"{files}, {found.changed} changed, {found.moved} moved, {found.vanished} missing or excluded"
     line += f", {found.reworded} with changed sidecars" if found.reworded else ""
     print(f"{line}, {found.coarse} with a preview to be indexed fully" if found.coarse else line)
     if found.size_bytes:
@@ -140,4 +140,5 @@ def _print_estimate(found: Estimate, json: bool) -> None:
         took = "no earlier run to estimate the time from"
         if found.wall_s is not None:
             took = f"about {clock(found.wall_s)} at the speed of earlier runs"
-        print(plain(f"{found.size_bytes / 1e9:.1f} GB to read, {length}; {took}"))
+        unit, scale = ("GB", 1e9) if found.size_bytes >= 1e9 else ("MB", 1e6)
+        print(plain(f"{found.size_bytes / scale:.1f} {unit} to read, {length}; {took}"))

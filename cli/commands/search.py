@@ -70,10 +70,10 @@ def command(
             help=f"Weights of {', '.join(modality_names())}.  [default: the preset's]",
         ),
     ] = None,
-    combine: Annotated[Combination, typer.Option(metavar="HOW", help="Fuse scores: convex; ranks: rrf.")] = "convex",
+    combine: Annotated[Combination, typer.Option(metavar="HOW", help="Combine scores, or ranks (rrf).")] = "convex",
     min_confidence: Annotated[
         Label | None,
-        typer.Option(metavar="LABEL", help=f"The least label of a hit: {', '.join(LABELS)}."),
+        typer.Option(metavar="LABEL", help=f"Minimum confidence: {', '.join(LABELS)}."),
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show hits no better than chance, too.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Scan all clips instead of using the index.")] = False,

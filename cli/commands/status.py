@@ -107,7 +107,8 @@ def _print(status: Status) -> None:
     if status.states["indexing"]:
         print(f"unfinished  {counted(status.states['indexing'], 'video')}; the next `vfindex ingest` continues")
     if status.states["vanished"]:
-        print(f"missing     {counted(status.states['vanished'], 'video')}; `vfindex purge` deletes them")
+        videos = counted(status.states["vanished"], "video")
+        print(f"missing     {videos}, or excluded; `vfindex purge` deletes what has been missing for 30 days")
     for path in status.removed:
         again = "to index it again: vfindex remove --forget-exclusion PATH"
         print(plain(f"{'removed':11} {path_text(path)}, and skipped; {again}"))

@@ -23,7 +23,7 @@ _STYLE = (
 )
 
 # Names of counts as people read them, where the field of the report has another.
-LABELS = {"reworded": "sidecars changed", "coarse": "preview only", "vanished": "missing"}
+LABELS = {"reworded": "sidecars changed", "coarse": "preview only", "vanished": "missing or excluded"}
 
 
 def label(name: str) -> str:

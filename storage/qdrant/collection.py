@@ -70,7 +70,7 @@ def checked_url(text: str) -> str:
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-        raise UsageError(f"--index takes built-in or qdrant:URL, as in qdrant:https://host:6333, not qdrant:{text!r}")
+        raise UsageError(f"--index takes built-in or qdrant:URL, as in qdrant:https://host:6333, not {QDRANT + text!r}")
     if parts.username is not None or parts.password is not None:
         raise UsageError(f"the URL of Qdrant must hold no key or password; set {KEY_VARIABLE} instead")
     shown = f"[{host}]" if ":" in host else host
@@ -86,8 +86,7 @@ def connect(url: str, timeout_s: int) -> Any:
     host, is_named = urlsplit(url).hostname, _named_server() == url
     if not is_named and host not in _LOOPBACK:
         raise IndexUnusable(
-            f"the joint index is in Qdrant at {url}, which {URL_VARIABLE} does not name; to use it, set "
-            f"{URL_VARIABLE}={url}"
+            f"{URL_VARIABLE} does not name the Qdrant server at {url}; to use it, set {URL_VARIABLE}={url}"
         )
     key = _key() if is_named else None
     if key and url.startswith("http:") and host not in _LOOPBACK:
@@ -95,9 +94,7 @@ def connect(url: str, timeout_s: int) -> Any:
     try:
         from qdrant_client import QdrantClient
     except ModuleNotFoundError as exc:
-        raise IndexUnusable(
-            "the joint index is in Qdrant, whose client is not installed here; run: pip install 'vfindex[qdrant]'"
-        ) from exc
+        raise IndexUnusable("the client of Qdrant is not installed here; run: pip install 'vfindex[qdrant]'") from exc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a key goes unencrypted: to this machine
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,13 @@ def test_the_fields_of_models_and_findings_are_explained(run: Any, tmp_path: Pat
     found = json.loads(run("doctor", "--json", "--library", tmp_path).out)
     assert documented_fields("doctor") == set(found)
     assert f"| `findings` | list of `{{{', '.join(found['findings'][0])}}}`" in section("doctor")
+
+
+def test_the_extras_are_explained() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    listed = re.findall(r"^\| (\w+) \|", section("doctor"), re.M)
+    assert set(listed) - {"extra", "field"} == extras - {"all", "test"}
 
 
 def test_the_ways_a_file_can_end_are_explained() -> None:

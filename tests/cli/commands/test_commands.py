@@ -393,12 +393,22 @@ def drawn_by(code: str) -> str:
         (("reindex", "--nice", "20"), "'--nice': give a whole number from 0 to 19"),
         (("ingest", "videos", "--workers", "0"), "'--workers': give a whole number of at least 1"),
         (("models", "pull", "lite", "--timeout", "0"), "'--timeout': give a number of at least 1"),
+        (
+            ("search", "dog", "--min-confidence", "great"),
+            "'--min-confidence': 'great' is not one of 'none', 'low', 'medium', 'high'.",
+        ),
+        (("rebuild", "--fusion", "foo"), "'--fusion': 'foo' is not one of 'concat', 'mean', 'weighted', 'learned'."),
+        (
+            ("rebuild", "--index", "qdrant:/path", "--library", "."),
+            "--index takes built-in or qdrant:URL, as in qdrant:https://host:6333, not 'qdrant:/path'",
+        ),
     ],
 )
-def test_a_number_out_of_range_is_told_the_range(run: Any, arguments: tuple[str, ...], sentence: str) -> None:
+def test_a_wrong_value_is_told_the_right_ones(run: Any, arguments: tuple[str, ...], sentence: str) -> None:
     ran = run(*arguments)
     assert (ran.code, ran.out) == (2, "")
-    assert " ".join(ran.err.split()).endswith(f"Error: Invalid value for {sentence}")
+    said = " ".join(ran.err.split())
+    assert said.endswith((f"Error: Invalid value for {sentence}", f"vfindex: {sentence}"))
 
 
 def test_the_folder_of_a_backup_is_absolute(

@@ -106,7 +106,7 @@ def test_questions_are_shown_deleted_and_forbidden(run: Any, coded: Path) -> Non
 
     ask()
     ran = run("questions", "--library", coded)
-    assert ran.out == "1 question kept; the next run measures the index with them\n"
+    assert ran.out == "1 question kept; the next run measures the index with it\n"
     ran = run("questions", "--forget", "--library", coded, "--json")
     assert json.loads(ran.out) == {"keeps": True, "kept": 0, "deleted": 1}
     ask()

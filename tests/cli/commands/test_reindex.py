@@ -60,7 +60,10 @@ def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path)
     assert ran.err.count("\n") == 1
     assert run("reindex", "--library", nightly, "--allow-missing").code == 0
     shown = run("runs", "show", "2", "--library", nightly)
-    assert (shown.code, "missing   5\n" in shown.out) == (0, True)
+    assert (shown.code, "missing or excluded 5\n" in shown.out) == (0, True)
+    assert "missing     5 videos, or excluded; `vfindex purge` deletes what has been missing for 30 days\n" in (
+        run("status", "--library", nightly).out
+    )
     kept = run("purge", "--library", nightly).out
     assert kept.startswith("removed 0 files, 0 videos from the library\n5 missing files kept, ")
     assert run("purge", "--now", "--library", nightly).out == "removed 5 files, 5 videos from the library\n"
@@ -80,7 +83,8 @@ def test_a_dry_run_prints_an_estimate(run: Any, nightly: Path) -> None:
     document = json.loads(run("reindex", "--dry-run", "--json", "--library", nightly).out)
     assert (document["new"], document["video_seconds"], document["wall_s"]) == (1, 100.0, None)
     printed = run("reindex", "--dry-run", "--library", nightly).out
-    assert printed.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 missing"
+    assert printed.splitlines()[0] == "1 new file, 0 changed, 0 moved, 0 missing or excluded"
+    assert printed.splitlines()[1].startswith("0.0 MB to read, ")
     assert json.loads(run("runs", "list", "--json", "--library", nightly).out) == {"runs": []}
 
 

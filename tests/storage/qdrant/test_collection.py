@@ -45,8 +45,18 @@ def test_places_of_the_index() -> None:
         ("https://host:6333", "https://host", None, None),
         ("http://host:6333", "http://host:6333/", None, None),
         ("http://host:6333", "http://host:6333", "top-secret", "would be sent to host unencrypted; use https"),
-        ("https://host:6333", None, "top-secret", "which QDRANT_URL does not name; to use it, set QDRANT_URL="),
-        ("https://evil:6333", "https://host:6333", "top-secret", "which QDRANT_URL does not name"),
+        (
+            "https://host:6333",
+            None,
+            "top-secret",
+            "QDRANT_URL does not name the Qdrant server at https://host:6333; to use it, set QDRANT_URL=",
+        ),
+        (
+            "https://evil:6333",
+            "https://host:6333",
+            "top-secret",
+            "QDRANT_URL does not name the Qdrant server at https://evil:6333",
+        ),
     ],
 )
 def test_who_gets_the_key(
