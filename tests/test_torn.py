@@ -19,9 +19,12 @@ from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.repair import RepairReport, repair
 from vfindex.indexer.runs.run import Callbacks
 from vfindex.search.engine import SearchEngine
+from vfindex.storage.db.sources import Root, remember
 from vfindex.storage.errors import LibraryDamaged, ModelError
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.repair import UNFINISHED
 from vfindex.storage.maintenance.verify import verify
+from vfindex.storage.writer import writing
 
 PAGE_BYTES = 4096
 Harm = Callable[[Path], None]
@@ -230,6 +233,21 @@ def test_an_unreadable_database_is_a_sentence(library: Path, models_cache: Path)
     with pytest.raises(LibraryDamaged):
         repair(library, RunSettings(models_cache))
     assert (library / "library.db").read_bytes() == before
+
+
+def test_files_below_two_sources_count_once(library: Path, made: Path, models_cache: Path) -> None:
+    """Indexed again or up to date: the folder was ingested, then one of its files by name."""
+    named = made / "videos" / "blue hall.mp4"
+    with writing(library) as writer:
+        remember(writer.catalog, [Root(os.fsencode(named))])
+        writer.write_backup()
+    (library / "library.db").write_bytes(b"")
+    found = repair(library, RunSettings(models_cache, workers=2)).run
+    assert (found.found, found.indexed, found.unchanged) == (3, 3, 0)
+    with writing(library) as writer:
+        writer.catalog.put(UNFINISHED, "1")
+    found = repair(library, RunSettings(models_cache, workers=2)).run
+    assert (found.found, found.indexed, found.unchanged) == (3, 0, 3)
 
 
 def test_a_missing_video_waits_for_the_next_repair(made: Path, models_cache: Path, tmp_path: Path) -> None:

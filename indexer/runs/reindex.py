@@ -130,7 +130,7 @@ def _missing(run: Run, given: Sequence[Root], settings: RunSettings) -> Missing:
 
 
 def _changed(run: Run, given: Sequence[Root], folder: Path) -> Iterator[Discovered]:
-    """Yield the changed files at the roots, each once.
+    """Yield the changed files at the roots.
 
     None counts as named: a failed file is not tried again until it changes.
     """
@@ -139,12 +139,8 @@ def _changed(run: Run, given: Sequence[Root], folder: Path) -> Iterator[Discover
         if not is_missing(root.path):
             by_globs.setdefault(root.exclude, []).append(root.path)
     removed, avoid = exclusions(run.writer.catalog), [os.fsencode(folder)]
-    seen: set[bytes] = set()
     for exclude, paths in by_globs.items():
         for each in discover(
             paths, exclude=exclude, avoid=avoid, removed=removed, sift=run.changed, stop=run.callbacks.stop
         ):
-            path = each.location.path if isinstance(each, Found) else each.problem.path
-            if path not in seen:
-                seen.add(path)
-                yield replace(each, named=False) if isinstance(each, Found) and each.named else each
+            yield replace(each, named=False) if isinstance(each, Found) and each.named else each

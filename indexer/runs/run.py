@@ -86,7 +86,7 @@ class Run:
                 self.writer.catalog.mark_preview(self._past_bugs[found.location.path])
 
     def changed(self, states: Collection[FileState]) -> Collection[FileState]:
-        """Return the files of a folder that are not up to date, and count the others.
+        """Return the files of a folder that are not up to date, for `sort`, and count the others.
 
         Files seen before are left out and not counted again.
         """
@@ -99,6 +99,7 @@ class Run:
         self._settled_seen += len(states) - len(changed)
         if changed and self.tombstones:
             changed = [state for state in changed if not self._has_returned(state)]
+        self._seen.difference_update([state[0] for state in changed])  # `sort` adds them
         self.report.found += len(states) - len(changed)
         self.report.unchanged += len(states) - len(changed)
         return changed
@@ -128,16 +129,20 @@ class Run:
         return known
 
     def sort(self, found: Iterable[Found | Skipped | Failed]) -> None:
-        """Count every file in the report or, if it must be opened, put it into a queue."""
+        """Count every file in the report or, if it must be opened, put it into a queue; each once.
+
+        Sources may overlap: a file that was named is often in a folder that was named as well.
+        """
+        reported: set[bytes] = set()
         for each in found:
+            path = each.location.path if isinstance(each, Found) else each.problem.path
+            if path in reported or path in self._seen:
+                continue
             if isinstance(each, Found):
                 self._sort_file(each)
-            elif isinstance(each, Skipped) and each.system:
-                self.report.left_out[each.system] = self.report.left_out.get(each.system, 0) + 1
-            elif isinstance(each, Skipped):
-                self.end_file("skipped", each.problem)
             else:
-                self.end_file("failed", each.problem)
+                reported.add(path)
+                self._sort_problem(each)
             if self.has_stopped():
                 return
         self.has_stopped()
@@ -169,6 +174,14 @@ class Run:
             self.writer.catalog.mark_missing(sorted(paths))
             self.report.vanished += len(paths)
             self.callbacks.say(f"{counted(len(paths), 'file')} of the library excluded now, and no longer searched")
+
+    def _sort_problem(self, found: Skipped | Failed) -> None:
+        if isinstance(found, Failed):
+            self.end_file("failed", found.problem)
+        elif found.system:
+            self.report.left_out[found.system] = self.report.left_out.get(found.system, 0) + 1
+        else:
+            self.end_file("skipped", found.problem)
 
     def _sort_file(self, found: Found) -> None:
         path = found.location.path

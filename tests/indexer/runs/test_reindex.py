@@ -99,7 +99,7 @@ def test_each_root_keeps_its_own_globs(library: Path, videos: Path, run: Run) ->
 def test_overlapping_roots_give_each_file_once(library: Path, videos: Path, run: Run) -> None:
     (videos / "1" / "song.mp3").touch()
     with writing(library) as writer:
-        remember(writer.catalog, [Root(os.fsencode(videos / "1"), ("no such*",))])
+        remember(writer.catalog, [Root(os.fsencode(videos / name), (f"no {name}*",)) for name in ("1", "1/v3.mp4")])
     report = run()
     assert (report.unchanged, len(report.skipped)) == (10, 1)
 
