@@ -210,10 +210,9 @@ def refuse_torn(library: Library) -> None:
     finally:
         engine.dispose()
     if faults:
-        fault = faults[0].splitlines()[-1]
         raise LibraryDamaged(
-            f"{library.folder} was copied while a run wrote to it, and its files do not fit together ({fault}); copy "
-            "it again with `vfindex backup DIR`, or run: vfindex repair"
+            f"{library.folder} was copied while a run wrote to it, and its files do not fit together ({faults[0]}); "
+            "copy it again with `vfindex backup DIR`, or run: vfindex repair"
         )
 
 

@@ -105,10 +105,15 @@ def _check_database(database: Path, result: Verification) -> bool:
     engine = connect(database, write=False)
     try:
         found = check_integrity(engine)
-        result.problems += found or false_words(engine)
+        result.problems += [_damaged(found)] if found else false_words(engine)
     finally:
         engine.dispose()
     return bool(found)
+
+
+def _damaged(faults: list[str]) -> str:
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return f"library.db is damaged; run: vfindex repair (SQLite's check found: {faults[0]}{more})"
 
 
 def _survey(database: Path, result: Verification) -> list[bytes]:

@@ -178,3 +178,16 @@ def test_a_video_without_location_is_reported_and_deleted(sound: Path, tmp_path:
     assert "the row of its" in verify(Library.open(folder)).problems[0]
     assert repair(folder, RunSettings(tmp_path / "cache")).left == []
     assert verify(Library.open(folder)).videos == 11
+
+
+def test_damage_found_by_sqlite_is_one_plain_sentence(sound: Path, tmp_path: Path) -> None:
+    """SQLite reports the faults of a page map as many lines below a heading."""
+    folder = shutil.copytree(sound, tmp_path / "library")
+    with closing(sqlite3.connect(folder / "library.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (folder / "library.db").open("r+b") as file:
+        file.seek(PAGE_BYTES)
+        file.write(bytes(PAGE_BYTES))
+    first = verify(Library.open(folder)).problems[0]
+    assert first.startswith("library.db is damaged; run: vfindex repair (SQLite's check found: ")
+    assert "\n" not in first and "***" not in first
