@@ -8,6 +8,7 @@ VfindexError
 │   ├── LibraryVersion  written by a newer vfindex, or for other models
 │   ├── LibraryLocked   another writer is at work
 │   ├── LibraryDamaged  a checksum or a bijection does not hold
+│   │   └── DatabaseLost  library.db is missing, empty or no database
 │   ├── LibraryChanged  a writer came between two reads of a reader that cannot lock
 │   ├── IndexUnusable   a joint index that is missing, damaged or may not be read
 │   ├── NotPublished    a new joint index that is worse than the one before
@@ -100,6 +101,10 @@ class LibraryUnreachable(LibraryError):
 
 class LibraryDamaged(LibraryError):
     """A checksum or a bijection inside the library does not hold."""
+
+
+class DatabaseLost(LibraryDamaged):
+    """The library's database is missing, empty or no database."""
 
 
 class LibraryChanged(LibraryError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from vfindex.storage.db.engine import FOLDER, check_integrity, connect
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import (
+    DatabaseLost,
     IndexUnusable,
     LibraryChanged,
     LibraryDamaged,
@@ -29,7 +30,7 @@ from vfindex.storage.joint.shared import Comparable, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import QueryModel, StoredFile
-from vfindex.storage.settings_backup import INODE, read_backup
+from vfindex.storage.settings_backup import INODE, lost_database
 from vfindex.storage.text.corrected import NO_CORRECTIONS
 from vfindex.storage.user.corrections import CorrectionReader
 
@@ -62,14 +63,17 @@ class Library:
 
     @classmethod
     def open(cls, folder: Path, *, corrected: bool = False) -> Library:
-        """Open the model version in use of the library in `folder`. Raises LibraryNotFound, LibraryDamaged."""
+        """Open the model version in use of the library in `folder`.
+
+        Raises LibraryNotFound, LibraryDamaged; DatabaseLost if library.db is missing and a repair can restore it.
+        """
         place = in_use(folder)
         database = place / "library.db"
         if has_file(database) or os.path.lexists(database):
             for suffix in ("", "-wal", "-shm"):
                 refuse_unreadable(database.with_name(database.name + suffix))
         else:
-            raise LibraryNotFound(
+            raise lost_database(place, "is missing") or LibraryNotFound(
                 f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library {folder}"
             )
         return cls(place, folder, corrected=corrected)
@@ -99,17 +103,13 @@ class Library:
                 self.close()
                 raise closed(self.root) from exc
             if not os.path.lexists(self.folder / "library.db"):
-                raise LibraryNotFound(
+                raise lost_database(self.folder, "is missing") or LibraryNotFound(
                     f"there is no library in {self.folder} any more; if it was moved, open it where it is now"
                 ) from exc
-            if not isinstance(exc, LibraryNotFound):
-                raise
-            if read_backup(self.folder) is None:
-                raise
-            raise LibraryDamaged(
-                f"{self.folder / 'library.db'} has lost all that it held; put back the file from a backup, or run: "
-                "vfindex repair"
-            ) from exc
+            if isinstance(exc, LibraryNotFound | DatabaseLost):
+                what = "has lost all that it held" if isinstance(exc, LibraryNotFound) else "is no database any more"
+                raise lost_database(self.folder, what) or exc from exc
+            raise
         if self._is_closed:  # perhaps since the snapshot began
             snapshot.close()
             self.close()

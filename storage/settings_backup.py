@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,15 +22,18 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows, row_count
+from vfindex.storage.errors import DatabaseLost, LibraryDamaged
+from vfindex.storage.files.permissions import BACKUP, DATABASE, unreadable
 from vfindex.storage.files.regular import read_file
 from vfindex.storage.files.writes import replacing
 from vfindex.storage.meta import COLLECTIONS, LIBRARY_ID
 from vfindex.storage.text.folding import FOLD_KEY
 
-BACKUP = "library.json"
 _SOUND = f"NOT ({is_broken(schema.exclusion)})"
 # Setting: the inode of library.db when a writer opened it last. Another one is that of a copy.
 INODE = "inode"
+# Settings without which the vectors of a library mean nothing.
+_NEEDED = {"setup", "priors"}
 # Keys of this database's current state, invalid in another one. With the collections in Qdrant, the repair of a copy
 # would take those of the first library for its own.
 _NOT_KEPT = {INODE, LIBRARY_ID, COLLECTIONS, "changed", "repairing", "min_reader", "scrub", FOLD_KEY, *COUNTS}
@@ -54,8 +58,10 @@ def write_backup(connection: Connection, folder: Path) -> None:
     removed = {path.hex() for path in connection.scalars(select(e.path).where(text(_SOUND)))}
     lacks_roots = schema.root in lost_rows(connection.execute)
     lacks_removed = len(removed) < (row_count(connection, schema.exclusion) or 0)
-    if lacks_roots or lacks_removed:  # they still have to be restored
+    lacks_settings = not settings.keys() >= _NEEDED
+    if lacks_roots or lacks_removed or lacks_settings:  # they still have to be restored
         before = read_backup(folder) or SettingsBackup()
+        settings = dict(before.settings) | settings if lacks_settings else settings
         roots = dict(before.roots) | roots if lacks_roots else roots
         removed |= set(before.exclusions) if lacks_removed else set()
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
@@ -102,8 +108,27 @@ def restore(connection: Connection, folder: Path) -> bool:
     return is_short
 
 
+def lost_database(folder: Path, what: str) -> LibraryDamaged | None:
+    """Return the error of a library whose database is lost; None in a folder without a backup, as of a new library.
+
+    what: became of library.db. DatabaseLost if a repair can restore it; LibraryDamaged if the backup cannot be read,
+    as one of a newer vfindex. Raises LibraryError, OSError.
+    """
+    if not os.path.lexists(folder / BACKUP):
+        return None
+    spare, database = read_backup(folder), folder / DATABASE
+    if spare is None:
+        return LibraryDamaged(
+            f"{database} {what}, and this vfindex cannot read the copy of its settings, {BACKUP}; put back {DATABASE} "
+            f"from a backup, or move {BACKUP} away and make the library again with: vfindex ingest VIDEOS"
+        )
+    if not spare.settings.keys() >= _NEEDED:
+        return None
+    return DatabaseLost(f"{database} {what}; put back the file from a backup, or run: vfindex repair")
+
+
 def read_backup(folder: Path) -> SettingsBackup | None:
-    """Return the backup, None if there is none or it is damaged. Raises OSError."""
+    """Return the backup, None if there is none or it is damaged. Raises OSError, LibraryError without permission."""
     try:
         outer: dict[str, Any] = json.loads(read_file(folder / BACKUP))
         if zlib.crc32(outer["held"].encode()) != outer["crc32"]:
@@ -114,6 +139,8 @@ def read_backup(folder: Path) -> SettingsBackup | None:
         return SettingsBackup(**held)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    except PermissionError as exc:
+        raise unreadable(folder / BACKUP) from exc
     except OSError as exc:
         if exc.errno in (errno.EINVAL, errno.ELOOP):  # no file at all
             return None

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from vfindex.storage.db.engine import checkpoint, translated
 from vfindex.storage.db.migrations import MIGRATIONS, applied_migrations
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
-from vfindex.storage.errors import LibraryError, LibraryLocked, LibraryVersion, NotPublished
+from vfindex.storage.errors import LibraryError, LibraryLocked, LibraryNotFound, LibraryVersion, NotPublished
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import DATABASE, has_file, permission_wanted, refuse_unreadable, share
+from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, permission_wanted, refuse_unreadable, share
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.joint.fusion import Fusion
@@ -34,7 +34,7 @@ from vfindex.storage.modalities import ModalityName
 from vfindex.storage.next_index import LeftS
 from vfindex.storage.publication import Publisher
 from vfindex.storage.records import Setup, UnitResult
-from vfindex.storage.settings_backup import BACKUP, INODE, read_backup, write_backup
+from vfindex.storage.settings_backup import INODE, lost_database, read_backup, write_backup
 
 _FOLDERS = ("index", "query", "thumbs")
 
@@ -43,9 +43,9 @@ _FOLDERS = ("index", "query", "thumbs")
 def writing(folder: Path, *, migrates: bool = True) -> Iterator[Writer]:
     """Yield the one writer of the library in `folder`, of its model version in use; a missing folder is made.
 
-    A folder made here is deleted again if no setup was installed, as when a model is missing. Raises LibraryLocked at
-    once if another process writes, LibraryError on a network file system. migrates: False raises LibraryVersion for a
-    library of an older vfindex, which is brought up to date otherwise.
+    A folder made here is deleted again if no setup was installed, as when a model is missing. migrates: False raises
+    LibraryVersion for a library of an older vfindex, which is brought up to date otherwise. Raises LibraryLocked if
+    another process writes, LibraryError on a network file system, DatabaseLost if a repair has to come first.
     """
     is_new = not os.path.lexists(folder)
     with ExitStack() as locks:
@@ -56,8 +56,11 @@ def writing(folder: Path, *, migrates: bool = True) -> Iterator[Writer]:
         if has_file(place / DATABASE):
             with closing(Library.open(place)) as library:
                 refuse_torn(library)
+                _refuse_lost(library)
                 if not migrates:
                     _refuse_older(library)
+        elif fault := lost_database(place, "is missing"):
+            raise fault
         writer = Writer(place)
         locks.callback(writer.close)
         try:
@@ -69,6 +72,12 @@ def writing(folder: Path, *, migrates: bool = True) -> Iterator[Writer]:
         discard_former(place)
         writer.scrub()
         writer.complete_backup()
+
+
+def _refuse_lost(library: Library) -> None:
+    """Raise LibraryDamaged for an empty database, or none, of which there is a backup: a writer would replace both."""
+    with suppress(LibraryNotFound, LibraryVersion):  # a new library, or one that a writer brings up to date
+        library.snapshot().close()
 
 
 def _refuse_older(library: Library) -> None:
@@ -140,8 +149,11 @@ class Writer:
     # --- settings -----------------------------------------------------------------------------------------------
 
     def setup(self) -> Setup | None:
-        """Return the library's setup, None in a new library."""
-        return LibraryMeta(self.catalog).setup
+        """Return the library's setup, None in a new library. Raises DatabaseLost for one that has lost it."""
+        found = LibraryMeta(self.catalog).setup
+        if found is None and (fault := lost_database(self.folder, "has lost its settings")):
+            raise fault
+        return found
 
     def install(
         self, setup: Setup, priors: Mapping[ModalityName, ModalityPrior], query_models: Mapping[str, Path]

@@ -63,11 +63,8 @@ def command(
 
 
 def _print(report: RepairReport) -> None:
-    if report.kept is not None:
-        # A lost range of keys without an end, as of a whole table, counts up to SQLite's largest keys.
-        counts = {name: f"{n}" if n < _COUNTABLE else "unknown" for name, n in report.unreadable.items()}
-        lost = ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
-        print(plain(f"library.db is rebuilt, the damaged one kept as {report.kept}; keys not read: {lost}"))
+    if report.saved is not None:
+        print(plain(_of_database(report)))
     if report.user is not None:
         print(plain(f"user.db is rebuilt, the damaged one kept as {report.user.kept}: {report.user.sentence()}"))
     done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
@@ -75,7 +72,21 @@ def _print(report: RepairReport) -> None:
     done += [f"the query encoder {plain(name)}" for name in report.encoders]
     done += [counted(report.thumbnails, "thumbnail")] if report.thumbnails else []
     done += [f"{counted(report.strays, 'stray thumbnail')} deleted"] if report.strays else []
-    rebuilt = report.kept or report.user
+    rebuilt = report.saved is not None or report.user
     print(f"repaired: {', '.join(done)}" if done else "nothing else to repair" if rebuilt else "nothing to repair")
     if report.run.found:
         print_report(report.run)
+
+
+def _of_database(report: RepairReport) -> str:
+    """Return what became of a library.db that was replaced."""
+    if report.kept is None:
+        return "library.db was missing or empty, and is rebuilt from library.json"
+    if not report.saved:
+        return (
+            f"library.db is rebuilt from library.json, the damaged one kept as {report.kept}: no row of it was readable"
+        )
+    # A lost range of keys without an end, as of a whole table, counts up to SQLite's largest keys.
+    counts = {name: f"{n}" if n < _COUNTABLE else "unknown" for name, n in report.unreadable.items()}
+    lost = ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
+    return f"library.db is rebuilt, the damaged one kept as {report.kept}; keys not read: {lost}"

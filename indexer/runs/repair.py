@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from vfindex.storage.db.sources import exclusions, roots
 from vfindex.storage.db.units import committed_plans, stored_unit
 from vfindex.storage.db.videos import StoredVideo
 from vfindex.storage.encoders.text import check_files, read_meta
-from vfindex.storage.errors import ModelError, VideoError
+from vfindex.storage.errors import DatabaseLost, ModelError, VideoError
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.library import Library
 from vfindex.storage.machine import usable_cores
@@ -58,14 +58,16 @@ from vfindex.storage.writer import Writer, locked
 
 @dataclass(slots=True)
 class RepairReport:
-    """One repair. kept: where the damaged database is now, None if it was not replaced.
+    """One repair. saved: rows saved of library.db; 0: it was restored from library.json alone; None: it was sound.
 
-    unreadable: table -> number of unreadable rows. damaged: videos whose rows were deleted. words: whether full text
-    search was rebuilt. encoders: names of the query encoders replaced. thumbnails: rebuilt; strays: deleted. user: the
-    repair of user.db, None if it was sound. left: problems that `verify` still finds. run: the report of the files
-    that were indexed again.
+    kept: where the damaged database is now, None if it was not replaced, or was missing or empty. unreadable: table ->
+    number of unreadable rows. damaged: videos whose rows were deleted. words: whether full text search was rebuilt.
+    encoders: names of the query encoders replaced.
+    thumbnails: rebuilt; strays: deleted. user: the repair of user.db, None if it was sound. left: problems that
+    `verify` still finds. run: the report of the files that were indexed again.
     """
 
+    saved: int | None = None
     kept: Path | None = None
     unreadable: dict[str, int] = field(default_factory=dict)
     damaged: int = 0
@@ -81,6 +83,7 @@ class RepairReport:
         """Return the report for JSON; path: how a path becomes text."""
         return {
             **self.run.to_dict(path),
+            "saved": self.saved,
             "kept": None if self.kept is None else str(self.kept),
             "unreadable": self.unreadable,
             "damaged": self.damaged,
@@ -101,7 +104,8 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
     """
     callbacks = callbacks or Callbacks()
     began = time.monotonic()
-    Library.open(folder)
+    with suppress(DatabaseLost):
+        Library.open(folder)
     report = RepairReport()
     with locked(folder):
         report.user = repair_user_data(folder)
@@ -112,9 +116,9 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
         restore_settings(writer.catalog, writer.folder)
         found = LibraryMeta(writer.catalog).setup_of(folder)
         if saved is not None:
-            report.kept = saved[1]
+            report.saved, report.kept = salvage.rows, saved[1]
             report.unreadable = {name: _keys(ranges) for name, ranges in sorted(salvage.lost.items())}
-            callbacks.say(f"the damaged database is kept as {report.kept.name}; what could be read of it was saved")
+            callbacks.say(_of_database(report))
         return found
 
     def prepare(writer: Writer, setup: Setup) -> None:
@@ -137,6 +141,16 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
     if not report.run.interrupted:
         report.left = verify(Library.open(folder)).problems
     return report
+
+
+def _of_database(report: RepairReport) -> str:
+    """Return what became of a library.db that was replaced, as a sentence."""
+    kept = "library.db was missing or empty"
+    if report.kept is not None:
+        kept = f"the damaged database is kept as {report.kept.name}"
+    if report.saved:
+        return f"{kept}; what could be read of it was saved"
+    return f"{kept}; settings and folders are restored from library.json, and all videos are indexed again"
 
 
 def _scan(run: Run, salvaged: Iterable[bytes], folder: Path) -> Iterator[Discovered]:

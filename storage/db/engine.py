@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from vfindex.storage.db.integrity import register
-from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError, QueryTimeout, VfindexError
+from vfindex.storage.errors import DatabaseLost, LibraryChanged, LibraryDamaged, LibraryError, QueryTimeout
 from vfindex.storage.files.file_systems import is_on_shared
 from vfindex.storage.files.permissions import is_allowed, share_log
 from vfindex.storage.files.regular import regular
@@ -412,13 +412,13 @@ def room_wanted(folder: Path | None, bytes_: int = 0) -> str:
     return f"free {wanted} in {where},"
 
 
-def translated(exc: DBAPIError | sqlite3.Error) -> VfindexError:
+def translated(exc: DBAPIError | sqlite3.Error) -> LibraryError | QueryTimeout:
     """Return SQLite's error as a sentence. An error that only a bug of vfindex can cause is raised unchanged."""
     error = exc.orig if isinstance(exc, DBAPIError) else exc
     complaint, extended = str(error), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = extended & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
-        return LibraryDamaged(
+        return DatabaseLost(
             "the file library.db in the library's folder is no library of vfindex; "
             "put back the one that was there, or name another folder with --library DIR"
         )

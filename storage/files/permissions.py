@@ -17,6 +17,8 @@ from vfindex.storage.errors import LibraryError
 
 # The databases in the folder of a library: what is indexed, and what people write.
 DATABASE, USER_DATABASE = "library.db", "user.db"
+# The second copy of a library's settings, see `settings_backup`.
+BACKUP = "library.json"
 _FILE_BITS = 0o666
 _READ_BITS = 0o444
 _FOLDER_BITS = 0o2777
@@ -108,7 +110,8 @@ def is_shared_as(source: Path, path: Path) -> bool:
 def _model(path: Path) -> Path | None:
     """Return the file whose mode and group a path in a library takes; None outside a library or in a new one.
 
-    Model versions take those of their library, whose own library.db may be gone after an upgrade.
+    Model versions take those of their library, whose own library.db may be gone after an upgrade. Without any
+    library.db, the settings backup has the mode and group that it had.
     """
     for folder in path.absolute().parents:
         if "editions" in (folder.name, folder.parent.name):
@@ -116,7 +119,7 @@ def _model(path: Path) -> Path | None:
         found = folder / DATABASE
         if not found.is_file():
             others = (database for database in sorted(folder.glob(f"editions/*/{DATABASE}")) if database != path)
-            found = next(others, found)
+            found = next(others, folder / BACKUP)
         if found.is_file() and found != path:
             return folder if path.is_dir() else found
     return None

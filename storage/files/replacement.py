@@ -16,15 +16,16 @@ from vfindex.storage.files.writes import keep_as
 def replace_database(database: Path, new: Path, kept: Path) -> None:
     """Rename the database `new`, one file without a log, to the name of `database`, which is kept as `kept`.
 
-    At every instant one of the two has the name, never with the other's log, which SQLite would replay. Readers that
-    have the old one open go on reading it. Raises OSError.
+    A missing or empty database is not kept. At every instant one of the two has the name, never with the other's log,
+    which SQLite would replay. Readers that have the old one open go on reading it. Raises OSError.
     """
     with new.open("rb+") as file:
         os.fsync(file.fileno())
     share(new)
     log = database.with_name(database.name + "-wal")
     # A message of SQLite that quotes damaged bytes is no UTF-8.
-    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(database)) as connection:
+    uri = f"{database.absolute().as_uri()}?mode=rw"  # never a new file, which would replace a missing one
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(uri, uri=True)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for path, name in ((database, kept), (log, kept.with_name(kept.name + "-wal"))):
         if path.exists() and path.stat().st_size:  # a log that could not be moved into the database is kept as well

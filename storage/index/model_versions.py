@@ -14,14 +14,14 @@ import shutil
 from pathlib import Path
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError
-from vfindex.storage.files.permissions import has_file, unreadable
+from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, unreadable
 from vfindex.storage.files.regular import regular
 from vfindex.storage.files.writes import replacing
 
 POINTER = "current"
 # The files of version 0, the database first: without it the rest does not count as a library. The patterns are of what
 # a killed migration or repair leaves, and of the database that a migration keeps.
-_OWN_FILES = ("library.db", "library.db[-.]*", "library.before-migration.db*", "library.json")
+_OWN_FILES = ("library.db", "library.db[-.]*", "library.before-migration.db*", BACKUP)
 _OWN_FOLDERS = ("index", "query", "thumbs")
 _LINE = re.compile(r"\.|editions/([1-9][0-9]{0,8})")
 _MAX_POINTER_BYTES = 10_000
@@ -54,10 +54,10 @@ def history(folder: Path) -> list[int]:
 
 
 def in_use(folder: Path) -> Path:
-    """Return the folder of the version in use. Raises LibraryDamaged if it is missing."""
+    """Return the folder of the version in use. Raises LibraryDamaged if it has neither a database nor its backup."""
     number = history(folder)[0]
     place = version_folder(folder, number)
-    if number and not has_file(place / "library.db"):
+    if number and not (has_file(place / DATABASE) or has_file(place / BACKUP)):
         raise LibraryDamaged(
             f"{folder / POINTER} names editions/{number}, which holds no library; put that folder back, or write into "
             "it `.` for the first model version, or `editions/` and the number of another"

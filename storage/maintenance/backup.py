@@ -15,14 +15,13 @@ from pathlib import Path
 from vfindex.storage.db.engine import DatabaseConnection, Unchanged, opening, translated
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryChanged, LibraryDamaged, LibraryError, UsageError
-from vfindex.storage.files.permissions import DATABASE, share
+from vfindex.storage.files.permissions import BACKUP, DATABASE, share
 from vfindex.storage.files.regular import sync_folder
 from vfindex.storage.heads import FOLDER as HEADS
 from vfindex.storage.heads import SUFFIX
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import SEARCHABLE
-from vfindex.storage.settings_backup import BACKUP
 from vfindex.storage.user.database import reading, user_database
 
 # Copies tried while runs publish one generation of the joint index after the other.
@@ -46,6 +45,7 @@ def back_up(folder: Path, target: Path) -> Backup:
     Raises UsageError if `target` is taken, LibraryNotFound, LibraryDamaged, LibraryError.
     """
     library = Library.open(folder)
+    library.snapshot().close()  # a database that cannot be read is no copy
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already; name a new folder")
     if folder.resolve() in (target.resolve(), *target.resolve().parents):

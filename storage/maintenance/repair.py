@@ -20,6 +20,7 @@ from vfindex.storage.db.integrity import count_rows_of, is_broken, put
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.db.videos import delete_videos, video_values
 from vfindex.storage.errors import LibraryError
+from vfindex.storage.files.permissions import DATABASE, has_file
 from vfindex.storage.files.replacement import discard_database, refuse_linked, replace_database
 from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents
 from vfindex.storage.maintenance.salvage import Salvage, salvage
@@ -44,20 +45,16 @@ class Waiting:
     paths: tuple[bytes, ...]
 
 
-def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
-    """Replace a library.db that SQLite finds damaged by a salvaged one; return the salvage and the path of the old one.
+def salvage_database(place: Path) -> tuple[Salvage, Path | None] | None:
+    """Replace a library.db that is missing, or that SQLite finds damaged, by a salvaged one.
 
-    place: folder of a model version, locked by the caller. None if SQLite finds no fault. The new file is complete and
-    synced before it gets the name; the old one is kept. Raises LibraryDamaged, LibraryError.
+    place: folder of a model version, locked by the caller. Return the salvage and the path of the old one, None for a
+    missing or empty one; None if SQLite finds no fault. The new file is complete and synced before it gets the name;
+    the old one is kept. Raises LibraryDamaged, LibraryError.
     """
-    database = place / "library.db"
-    engine = connect(database, write=False)
-    try:
-        # A full text index that cannot be read cannot be dropped either.
-        if not check_integrity(engine) and indexed_documents(engine) is not None:
-            return None
-    finally:
-        engine.dispose()
+    database = place / DATABASE
+    if has_file(database) and _is_sound(database):
+        return None
     refuse_linked(database)
     new = place / _NEW
     discard_database(new)
@@ -66,7 +63,7 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
         _set_aside_in(new, found, database)
         kept = database.with_name(f"library.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S}.db")
         replace_database(database, new, kept)
-        return found, kept
+        return found, kept if kept.exists() else None
     except OSError as exc:
         raise LibraryError(
             f"{database} could not be replaced ({exc.strerror}); see to the disk and run `vfindex repair` again: "
@@ -76,6 +73,15 @@ def salvage_database(place: Path) -> tuple[Salvage, Path] | None:
         discard_database(new)
 
 
+def _is_sound(database: Path) -> bool:
+    """Return whether SQLite finds no fault. A full text index that cannot be read cannot be dropped either."""
+    engine = connect(database, write=False)
+    try:
+        return not check_integrity(engine) and indexed_documents(engine) is not None
+    finally:
+        engine.dispose()
+
+
 def _set_aside_in(new: Path, found: Salvage, old: Path) -> None:
     """Set damaged videos aside in the new database itself, so that a kill does not lose them."""
     catalog = Catalog.open(new)
@@ -83,7 +89,8 @@ def _set_aside_in(new: Path, found: Salvage, old: Path) -> None:
         with closing(Snapshot(catalog.engine)) as snapshot:
             found.videos |= {video.id for video in damaged_videos(snapshot)}
         set_aside(catalog, found.videos)
-        if catalog.get(INODE) == str(old.stat().st_ino):  # else a copy of another library, as before
+        inode = catalog.get(INODE)  # None if that was not salvaged
+        if inode and inode == str(old.stat().st_ino):  # else a copy of another library, as before
             catalog.put(INODE, str(new.stat().st_ino))
     finally:
         catalog.close()

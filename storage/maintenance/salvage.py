@@ -33,6 +33,7 @@ from vfindex.storage.db.integrity import (
 from vfindex.storage.db.migrations import EVERY_COLUMN, temporary_tables
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.files.permissions import has_file
 from vfindex.storage.joint.codecs import checksum
 from vfindex.storage.maintenance.damage import damaged_videos
 from vfindex.storage.modalities import MODALITIES
@@ -138,10 +139,13 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
 
 
 def _open(damaged: Path) -> sqlite3.Connection | None:
-    """Return a connection for reading damaged rows; None if nothing is readable but a settings backup exists.
+    """Return a connection for reading damaged rows; None if there is no file, or nothing of it is readable.
 
-    Raises LibraryDamaged if there is no backup either, LibraryError if this user may not read the file.
+    Raises LibraryDamaged if nothing is readable and there is no settings backup, LibraryError if this user may not read
+    the file.
     """
+    if not has_file(damaged):
+        return None
     opened = opening(damaged)
     source = sqlite3.connect(opened.uri, uri=True, isolation_level=None, factory=DatabaseConnection)
     try:

@@ -54,7 +54,7 @@ def complaint(code: int, message: str = "what SQLite says") -> sqlite3.Error:
 )
 def test_each_kind_of_complaint_has_its_sentence(code: int, is_damage: bool, sentence: str) -> None:
     error = translated(complaint(code))
-    assert type(error) is (LibraryDamaged if is_damage else LibraryError)
+    assert isinstance(error, LibraryError) and isinstance(error, LibraryDamaged) == is_damage
     assert sentence in str(error)
 
 

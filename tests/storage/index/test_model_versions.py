@@ -109,7 +109,8 @@ def test_a_pointer_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_a_version_that_is_gone_is_named(folder: Path) -> None:
     put_in_use(folder, 2)
-    (version_folder(folder, 2) / "library.db").unlink()
+    for name in ("library.db", "library.json"):
+        (version_folder(folder, 2) / name).unlink()
     with pytest.raises(LibraryDamaged, match="names editions/2, which holds no library"):
         Library.open(folder)
     with pytest.raises(LibraryDamaged), writing(folder):
