@@ -69,6 +69,7 @@ def _print(report: RepairReport) -> None:
         print(plain(f"user.db is rebuilt, the damaged one kept as {report.user.kept}: {report.user.sentence()}"))
     done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
     done += ["the full-text index"] if report.words else []
+    done += ["the joint index"] if report.index else []
     done += [f"the query encoder {plain(name)}" for name in report.encoders]
     done += [counted(report.thumbnails, "thumbnail")] if report.thumbnails else []
     done += [f"{counted(report.strays, 'stray thumbnail')} deleted"] if report.strays else []

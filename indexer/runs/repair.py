@@ -23,7 +23,7 @@ from vfindex.indexer.options import Sampling
 from vfindex.indexer.pipeline.unit_reader import UnitRequest, decode_unit
 from vfindex.indexer.runs.execute import Command, RunSettings, execute
 from vfindex.indexer.runs.report import Report
-from vfindex.indexer.runs.run import Callbacks, Run
+from vfindex.indexer.runs.run import Callbacks, Run, is_index_damaged
 from vfindex.indexer.scan.missing import is_missing
 from vfindex.indexer.scan.walk import Discovered, discover
 from vfindex.storage.db.engine import connect
@@ -62,7 +62,7 @@ class RepairReport:
 
     kept: where the damaged database is now, None if it was not replaced, or was missing or empty. unreadable: table ->
     number of unreadable rows. damaged: videos whose rows were deleted. words: whether full text search was rebuilt.
-    encoders: names of the query encoders replaced.
+    index: whether a new joint index took the place of a damaged one. encoders: names of the query encoders replaced.
     thumbnails: rebuilt; strays: deleted. user: the repair of user.db, None if it was sound. left: problems that
     `verify` still finds. run: the report of the files that were indexed again.
     """
@@ -72,6 +72,7 @@ class RepairReport:
     unreadable: dict[str, int] = field(default_factory=dict)
     damaged: int = 0
     words: bool = False
+    index: bool = False
     encoders: list[str] = field(default_factory=list)
     thumbnails: int = 0
     strays: int = 0
@@ -88,6 +89,7 @@ class RepairReport:
             "unreadable": self.unreadable,
             "damaged": self.damaged,
             "words": self.words,
+            "index": self.index,
             "encoders": self.encoders,
             "thumbnails": self.thumbnails,
             "strays": self.strays,
@@ -122,12 +124,14 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
         return found
 
     def prepare(writer: Writer, setup: Setup) -> None:
+        report.index = is_index_damaged(writer, thorough=True)
         _repair_rows(writer, salvage, report)
         with callbacks.interruptible():
             _renew_encoders(writer, setup, settings.cache, report, callbacks)
 
     def finish(run: Run, setup: Setup) -> None:
         report.run, writer = run.report, run.writer
+        report.index = report.index and not (report.run.interrupted or report.run.not_published)
         if not report.run.interrupted:
             if writer.catalog.get(UNFINISHED) == "1":
                 writer.catalog.put(UNFINISHED, "0")

@@ -225,7 +225,7 @@ class Run:
         """
         if not self.report.interrupted:
             with self._until_interrupted():
-                if _is_due(self.writer, thorough):
+                if self.writer.catalog.change() or is_index_damaged(self.writer, thorough=thorough):
                     self.publish()
                 while self.writer.merge(self.callbacks.left_s, self.callbacks.say):
                     pass
@@ -270,10 +270,8 @@ class Run:
             self.report.interrupted = True
 
 
-def _is_due(writer: Writer, thorough: bool) -> bool:
-    """Return whether a new generation must be published: clips have changed, or the current file is damaged."""
-    if writer.catalog.change():
-        return True
+def is_index_damaged(writer: Writer, *, thorough: bool) -> bool:
+    """Return whether files of the joint index in use are missing or damaged. thorough: not by their size alone."""
     with writer.library.snapshot() as snapshot:
         generation = snapshot.generation()
     if generation is None:

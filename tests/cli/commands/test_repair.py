@@ -86,6 +86,15 @@ def test_a_sound_one_and_one_of_a_newer_vfindex_are_left_alone(run: Any, user_db
     assert (run("repair").code, list(user_db.parent.glob("user.damaged-*"))) == (0, [])
 
 
+def test_a_rebuilt_joint_index_is_said(run: Any, library: Path) -> None:
+    for path in (library / "index").iterdir():
+        path.unlink()
+    assert run("verify").code == 1
+    assert run("repair").out == "repaired: the joint index\n"
+    assert run("repair").out == "nothing to repair\n"
+    assert run("verify").code == 0
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_no_access_is_no_damage(run: Any, user_db: Path) -> None:
     user_db.chmod(0)

@@ -180,6 +180,24 @@ def test_a_video_without_location_is_reported_and_deleted(sound: Path, tmp_path:
     assert verify(Library.open(folder)).videos == 11
 
 
+def test_a_rebuilt_joint_index_is_reported(sound: Path, tmp_path: Path) -> None:
+    for harm in (Path.unlink, _flip_last_byte):
+        folder = shutil.copytree(sound, tmp_path / "library")
+        for path in (folder / "index").iterdir():
+            harm(path)
+        assert not verify(Library.open(folder)).clean
+        done = repair(folder, RunSettings(tmp_path / "cache"))
+        assert (done.index, done.left, done.to_dict(os.fsdecode)["index"]) == (True, [], True)
+        assert not repair(folder, RunSettings(tmp_path / "cache")).index
+        shutil.rmtree(folder)
+
+
+def _flip_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 255
+    path.write_bytes(data)
+
+
 def test_damage_found_by_sqlite_is_one_plain_sentence(sound: Path, tmp_path: Path) -> None:
     """SQLite reports the faults of a page map as many lines below a heading."""
     folder = shutil.copytree(sound, tmp_path / "library")
