@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from vfindex.storage.maintenance.rebuild import rebuild
 from vfindex.storage.maintenance.repair import restore_settings
 from vfindex.storage.maintenance.rollback import discard, roll_back
 from vfindex.storage.qdrant import collection as qdrant
-from vfindex.storage.writer import writing
+from vfindex.storage.writer import Writer, writing
 
 # What the local mode of the client says of settings that it lacks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(Payload indexes|Local mode)")
@@ -82,7 +83,7 @@ def test_a_copy_that_gets_its_settings_back_has_no_collection(
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     place = copy / "editions" / "1"
     (place / DATABASE).write_bytes(b"")
-    with writing(copy) as writer:
+    with closing(Writer(place)) as writer:
         restore_settings(writer.catalog, place)
         writer.publish()
     assert before < names(server) and own(copy) == names(server) - before
