@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
 from vfindex.storage.files.regular import regular
+
+# Bytes of a file that are searched at a time.
+_TOGETHER = 1 << 24
 
 
 def files_with(folder: Path, needles: Sequence[bytes], *, passed_over: Sequence[str] = ()) -> tuple[int, list[str]]:
@@ -26,8 +28,12 @@ def files_with(folder: Path, needles: Sequence[bytes], *, passed_over: Sequence[
 
 
 def _holds(path: Path, needles: Sequence[bytes]) -> bool:
+    longest, before = max(map(len, needles), default=1), b""
     with open(path, "rb", opener=regular) as file:
-        if not path.stat().st_size:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return any(data.find(needle) >= 0 for needle in needles)
+        # A mapped file that SQLite cuts off meanwhile, as its log, would end the process.
+        while part := file.read(_TOGETHER):
+            data = before + part
+            if any(needle in data for needle in needles):
+                return True
+            before = data[max(0, len(data) - longest + 1) :]
+    return False
