@@ -78,8 +78,11 @@ COMPARED = """async (time) => {
   const page = document.querySelector(".watch"), video = document.querySelector("video"), size = 16;
   video.pause();
   const sought = new Promise((resolve) => video.addEventListener("seeked", resolve, { once: true }));
+  // On a busy machine the frame comes after the event; where it is the same frame, none may come.
+  const presented = new Promise((resolve) => video.requestVideoFrameCallback(resolve));
   page.player.seek(time);
   await sought;
+  await Promise.race([presented, new Promise((resolve) => setTimeout(resolve, 1000))]);
   const pixels = (source) => {
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = size;
