@@ -46,6 +46,7 @@ def enter(guarded: Site, open_page: Callable[..., Any]) -> Callable[..., Any]:
         page.fill("input[name=token]", TOKEN)
         page.click("text=Log in >> nth=-1")
         page.wait_for_selector("#main:not(:has(input[name=token]))")
+        page.wait_for_load_state("load")
         return page
 
     return entered
