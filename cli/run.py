@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vfindex.cli.output import clock, path_text, plain, print_json, say, say_hints
-from vfindex.cli.render.run_page import label
+from vfindex.cli.render.run_report import label
 from vfindex.storage.errors import LibraryLocked, Problem, counted
 
 if TYPE_CHECKING:

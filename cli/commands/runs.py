@@ -10,12 +10,12 @@ import typer
 from vfindex.cli.options import JsonOption, LibraryOption, add_command, command_group, library_folder
 from vfindex.cli.out_file import HTML, ForceOption, check_out_file, write_out_file
 from vfindex.cli.output import clock, plain, print_json, say
-from vfindex.cli.render.run_page import COUNTS, LISTS, endings, label, run_page
+from vfindex.cli.render.run_page import run_page
+from vfindex.cli.render.run_report import COUNTS, LISTS, endings, files_done, label, run_line
 from vfindex.storage.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from vfindex.search.status import RunInfo
-    from vfindex.storage.records import RunProgress
 
 NAME = "runs"
 EXAMPLE = "vfindex runs show 12"
@@ -50,7 +50,7 @@ def list_command(library: LibraryOption = None, json: JsonOption = False) -> Non
         print_json(found.to_dict())
         return
     for run in found.runs:
-        print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {_summary(run)}"))
+        print(plain(f"{run.id:>5}  {run.started_at}  {run.command:8}  {run_line(run)}"))
 
 
 @add_command(app, "show", EXAMPLE)
@@ -80,34 +80,12 @@ def _write(path: Path, run: RunInfo) -> None:
     say(f"written: {path}")
 
 
-def _summary(run: RunInfo) -> str:
-    """Return a run in a line."""
-    report = run.report
-    if report is None:
-        done = "" if run.progress is None else f" after {_files_done(run.progress)}, at {run.progress.at}"
-        return f"not finished: in progress, or killed{done}"
-    if "found" not in report:
-        return f"{counted(report.get('videos', 0), 'video')}, {clock(report.get('wall_s', 0.0))}"
-    parts = [f"{report['indexed']} indexed", f"{len(report['failed'])} failed"]
-    parts += [
-        f"{report[name]} {label(name)}"
-        for name in ("moved", "reworded", "coarse", "vanished", "left")
-        if report.get(name)
-    ]
-    parts += [*endings(report), *(["roots left alone"] if report.get("left_alone") else [])]
-    return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
-
-
-def _files_done(progress: RunProgress) -> str:
-    return f"{progress.done_files} of {counted(progress.total_files, 'file')}"
-
-
 def _print(run: RunInfo) -> None:
     print(plain(f"run {run.id}: {run.command}"))
     print(f"began     {run.started_at}")
     print(f"ended     {run.finished_at or 'not yet: in progress, or killed'}")
     if run.progress is not None:
-        print(f"progress  {_files_done(run.progress)}, at {run.progress.at}")
+        print(f"progress  {files_done(run.progress)}, at {run.progress.at}")
     report = run.report or {}
     for name in COUNTS:
         if name in report:

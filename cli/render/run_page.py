@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vfindex.cli.output import clock, plain
+from vfindex.cli.render.run_report import COUNTS, LISTS, endings, label
 
 if TYPE_CHECKING:
     from vfindex.search.status import RunInfo
 
-# Fields of a report, in the order shown: numbers, and lists of files with a reason each.
-COUNTS = (
-    "found", "indexed", "unchanged", "moved", "reworded", "coarse", "vanished", "left", "videos", "taken_over", "clips",
-)  # fmt: skip
-LISTS = ("failed", "partial", "left_alone", "skipped", "lost", "notes")
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:left;"
     "vertical-align:top;overflow-wrap:anywhere}th{font-weight:600}"
 )
-
-# Names of counts as people read them, where the field of the report has another.
-LABELS = {"reworded": "sidecars changed", "coarse": "preview only", "vanished": "missing or excluded"}
-
-
-def label(name: str) -> str:
-    """Return a field of a report in words."""
-    return LABELS.get(name, name.replace("_", " "))
 
 
 def run_page(run: RunInfo) -> str:
@@ -58,14 +46,6 @@ def run_page(run: RunInfo) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-
-
-def endings(report: Mapping[str, Any]) -> list[str]:
-    """Return why a run ended early, in words; an empty list if it completed."""
-    words = {"interrupted": "interrupted", "out_of_time": "out of time"}
-    found = [text for name, text in words.items() if report.get(name)]
-    found += [f"ended early: {report['error']}"] if report.get("error") else []
-    return [*found, *filter(None, [report.get("not_published")])]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from vfindex.cli import app as entry
 from vfindex.cli.commands import models, runs, watch
 from vfindex.cli.commands.search import _TABLE_WIDTH, EXIT_MISSING
-from vfindex.cli.render.run_page import label
+from vfindex.cli.render.run_report import label
 from vfindex.indexer.runs.repair import RepairReport
 from vfindex.indexer.runs.report import Report, UpgradeReport
 from vfindex.search.understanding.duplicates import Copy, DuplicateGroup, DuplicateList
