@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vfindex.cli.options import JsonOption, LibrariesOption, library_folders
 from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.cli.render.run_report import run_line
 from vfindex.storage.errors import counted
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 NAME = "status"
 EXAMPLE = "vfindex status --json"
+# Ingested paths that are shown one by one.
+_SHOWN_ROOTS = 10
 
 
 def command(library: LibrariesOption = None, json: JsonOption = False) -> None:
@@ -82,10 +85,19 @@ def _spec_line(status: Status) -> str:
     return f"{status.spec}, {'shared' if status.spec_is_shared else 'of its own'}"
 
 
+def _print_roots(status: Status) -> None:
+    """Print what `reindex` walks."""
+    for path in status.roots[:_SHOWN_ROOTS]:
+        print(plain(f"ingested    {path_text(path)}"))
+    if (more := len(status.roots) - _SHOWN_ROOTS) > 0:
+        print(f"{'ingested':11} {more} more: vfindex status --json")
+
+
 def _print(status: Status) -> None:
     preset, sampling = status.preset, status.sampling
     length, files = clock(status.video_seconds), counted(status.locations, "file")
     print(f"library     {plain(str(status.library))}")
+    _print_roots(status)
     print(f"preset      {f'{preset}, sampling {sampling}' if preset else 'none yet; the first ingest sets one'}")
     if status.models:
         print(f"models      {plain(', '.join(status.models.values()))}")
@@ -98,6 +110,8 @@ def _print(status: Status) -> None:
     print(f"index       {plain(_index_line(status))}")
     _print_index(status.index)
     print(f"spec        {_spec_line(status)}")
+    if run := status.last_run:
+        print(plain(f"last run    {run.id}, {run.command}, {run.started_at}: {run_line(run)}"))
     if status.fusion != "concat":
         print(f"fusion      {status.fusion}, whose weights are fixed and whose hits have no confidence")
     for modality, of in (status.confidence or {}).items():
@@ -109,6 +123,11 @@ def _print(status: Status) -> None:
     if status.states["vanished"]:
         videos = counted(status.states["vanished"], "video")
         print(f"missing     {videos}, or excluded; `vfindex purge` deletes what has been missing for 30 days")
+    _print_files(status)
+
+
+def _print_files(status: Status) -> None:
+    """Print the paths that runs skip, and what could not be indexed."""
     for path in status.removed:
         again = "to index it again: vfindex remove --forget-exclusion PATH"
         print(plain(f"{'removed':11} {path_text(path)}, and skipped; {again}"))

@@ -1,0 +1,41 @@
+"""What `vfindex status` says of the paths that a library indexes, and of its last run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from library_maker import install
+
+from vfindex.storage.db.sources import Root, remember
+from vfindex.storage.writer import writing
+
+
+def test_ingested_paths_are_listed_up_to_ten(run: Any, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    with writing(library) as writer:
+        install(writer)
+        remember(writer.catalog, [Root(b"/videos/a\x1b[31m.mp4"), Root(b"/archive")])
+    shown = run("status", "--library", library).out.splitlines()
+    assert shown[1] == "ingested    /archive"
+    assert shown[2].startswith("ingested    /videos/a") and "\x1b" not in shown[2]
+    with writing(library) as writer:
+        remember(writer.catalog, [Root(b"/films/%02d" % number) for number in range(10)])
+    shown = [line for line in run("status", "--library", library).out.splitlines() if line.startswith("ingested")]
+    assert shown[1] == "ingested    /films/00" and len(shown) == 11
+    assert shown[-1] == "ingested    2 more: vfindex status --json"
+
+
+def test_the_last_run_is_shown_while_it_works_and_afterwards(run: Any, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    with writing(library) as writer:
+        install(writer)
+        assert "last run" not in run("status", "--library", library).out
+        number = writer.catalog.begin_run("reindex")
+        writer.catalog.note_progress(number, {"done_files": 3, "total_files": 8, "done_s": 30.0, "total_s": 80.0})
+        [line] = [each for each in run("status", "--library", library).out.splitlines() if each.startswith("last run")]
+        assert line.startswith("last run    1, reindex, 20") and ": not finished: in progress, or killed" in line
+        assert " after 3 of 8 files, at " in line
+        report = {"found": 8, "indexed": 7, "failed": [{"path": "/a"}], "wall_s": 65.0}
+        writer.catalog.end_run(number, report)
+    assert ": 8 found: 7 indexed, 1 failed, 1:05\n" in run("status", "--library", library).out
