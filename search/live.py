@@ -156,9 +156,7 @@ class LiveLibrary:
         if searcher is not None and searcher.library is library:
             return searcher
         with library.snapshot() as snapshot:
-            setup = LibraryMeta(snapshot).setup
-        if setup is None:
-            raise QueryError(no_videos(self._folder))
+            setup = required_setup(snapshot, self._folder)
         with self._lock:
             if self._searcher is None or self._searcher.library is not library:
                 questions = QuestionKeeper(library.root, library.folder) if self._for_people else None
@@ -271,9 +269,20 @@ class LiveLibrary:
 
 
 def require_videos(snapshot: Snapshot, folder: Path) -> None:
-    """Raise QueryError for a library without searchable videos."""
-    if LibraryMeta(snapshot).setup is None or not snapshot.video_ids():
+    """Raise QueryError for a library without searchable videos, LibraryDamaged for one without its setup."""
+    required_setup(snapshot, folder)
+    if not snapshot.video_ids():
         raise QueryError(no_videos(folder))
+
+
+def required_setup(snapshot: Snapshot, folder: Path) -> Setup:
+    """Return the setup of a library. Raises QueryError for one without videos, LibraryDamaged for one that lost it."""
+    setup = LibraryMeta(snapshot).setup
+    if setup is None:
+        from vfindex.storage.settings_backup import lost_setup
+
+        raise lost_setup(folder) or QueryError(no_videos(folder))
+    return setup
 
 
 def library_path(folder: object) -> Path:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from vfindex.storage.db.integrity import put
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import LibraryDamaged, LibraryNotFound
+from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.joint.codecs import pack_vector, unpack_vector
 from vfindex.storage.joint.fusion import Fusion
@@ -67,13 +67,6 @@ class LibraryMeta:
         setup = self.setup
         if setup is None:
             raise LibraryDamaged("the library's setup is damaged; run: vfindex verify")
-        return setup
-
-    def setup_of(self, folder: Path) -> Setup:
-        """Return the setup of the library in `folder`. Raises LibraryNotFound for one without videos."""
-        setup = self.setup
-        if setup is None:
-            raise LibraryNotFound(no_videos(folder))
         return setup
 
     @property

@@ -15,19 +15,24 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.integrity import COUNTS, count_again, is_broken, lost_rows, row_count
-from vfindex.storage.errors import DatabaseLost, LibraryDamaged
+from vfindex.storage.errors import DatabaseLost, LibraryDamaged, LibraryNotFound
 from vfindex.storage.files.permissions import BACKUP, DATABASE, unreadable
 from vfindex.storage.files.regular import read_file
 from vfindex.storage.files.writes import replacing
-from vfindex.storage.meta import COLLECTIONS, LIBRARY_ID
+from vfindex.storage.meta import COLLECTIONS, LIBRARY_ID, LibraryMeta, no_videos
+from vfindex.storage.records import Setup
 from vfindex.storage.text.folding import FOLD_KEY
+
+if TYPE_CHECKING:
+    from vfindex.storage.db.catalog import Catalog
+    from vfindex.storage.db.reader import Snapshot
 
 _SOUND = f"NOT ({is_broken(schema.exclusion)})"
 # Setting: the inode of library.db when a writer opened it last. Another one is that of a copy.
@@ -125,6 +130,19 @@ def lost_database(folder: Path, what: str) -> LibraryDamaged | None:
     if not spare.settings.keys() >= _NEEDED:
         return None
     return DatabaseLost(f"{database} {what}; put back the file from a backup, or run: vfindex repair")
+
+
+def lost_setup(folder: Path) -> LibraryDamaged | None:
+    """Return the error of a library that has lost its setup; None for one that never had one. Raises LibraryError."""
+    return lost_database(folder, "has lost its settings")
+
+
+def setup_of(source: Catalog | Snapshot, folder: Path) -> Setup:
+    """Return the setup of the library in `folder`. Raises LibraryNotFound for one without videos, LibraryDamaged."""
+    setup = LibraryMeta(source).setup
+    if setup is None:
+        raise lost_setup(folder) or LibraryNotFound(no_videos(folder))
+    return setup
 
 
 def read_backup(folder: Path) -> SettingsBackup | None:

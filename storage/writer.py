@@ -34,7 +34,7 @@ from vfindex.storage.modalities import ModalityName
 from vfindex.storage.next_index import LeftS
 from vfindex.storage.publication import Publisher
 from vfindex.storage.records import Setup, UnitResult
-from vfindex.storage.settings_backup import INODE, lost_database, read_backup, write_backup
+from vfindex.storage.settings_backup import INODE, lost_database, lost_setup, read_backup, write_backup
 
 _FOLDERS = ("index", "query", "thumbs")
 
@@ -151,7 +151,7 @@ class Writer:
     def setup(self) -> Setup | None:
         """Return the library's setup, None in a new library. Raises DatabaseLost for one that has lost it."""
         found = LibraryMeta(self.catalog).setup
-        if found is None and (fault := lost_database(self.folder, "has lost its settings")):
+        if found is None and (fault := lost_setup(self.folder)):
             raise fault
         return found
 

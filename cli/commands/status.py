@@ -98,7 +98,8 @@ def _print(status: Status) -> None:
     length, files = clock(status.video_seconds), counted(status.locations, "file")
     print(f"library     {plain(str(status.library))}")
     _print_roots(status)
-    print(f"preset      {f'{preset}, sampling {sampling}' if preset else 'none yet; the first ingest sets one'}")
+    without = "lost; run: vfindex repair" if status.locations else "none yet; the first ingest sets one"
+    print(f"preset      {f'{preset}, sampling {sampling}' if preset else without}")
     if status.models:
         print(f"models      {plain(', '.join(status.models.values()))}")
     if status.lacks:

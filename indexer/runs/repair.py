@@ -49,9 +49,9 @@ from vfindex.storage.maintenance.repair import (
 )
 from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality, switches
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.user.repair import UserRepair, repair_user_data
 from vfindex.storage.writer import Writer, locked
 
@@ -116,7 +116,7 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
 
     def setup(writer: Writer) -> Setup:
         restore_settings(writer.catalog, writer.folder)
-        found = LibraryMeta(writer.catalog).setup_of(folder)
+        found = setup_of(writer.catalog, folder)
         if saved is not None:
             report.saved, report.kept = salvage.rows, saved[1]
             report.unreadable = {name: _keys(ranges) for name, ranges in sorted(salvage.lost.items())}

@@ -13,8 +13,8 @@ from vfindex.indexer.scan.walk import discover
 from vfindex.storage.db.sources import known_files
 from vfindex.storage.errors import BUG
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import KnownFile, Setup
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import Writer
 
 
@@ -27,7 +27,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RunSettings, callbacks
     files: list[bytes] = []
 
     def setup(writer: Writer) -> Setup:
-        found = LibraryMeta(writer.catalog).setup_of(folder)
+        found = setup_of(writer.catalog, folder)
         known = known_files(writer.catalog)
         named = [writer.catalog.path_of([path]) or path for path in paths]
         files.extend(chosen(known, named, quarantined=settings.quarantined))

@@ -24,9 +24,9 @@ from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.library import Library
 from vfindex.storage.machine import usable_cores
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray, UnitPlan
+from vfindex.storage.settings_backup import setup_of
 
 # Of 12 clips of real video eleven came out at 1.0000 and one at 0.9996: its first frames share the vector of a still
 # before the clip, which is not read again. Another processor, or half precision, moves the last digits as well.
@@ -54,7 +54,7 @@ def spot_check(folder: Path, count: int, cache: Path) -> SpotCheck:
     """
     result = SpotCheck()
     with Library.open(folder).snapshot() as snapshot:
-        setup = LibraryMeta(snapshot).setup_of(folder)
+        setup = setup_of(snapshot, folder)
         ids = snapshot.clip_ids()
         chosen = sorted(random.sample(ids, min(count, len(ids))))
         if not chosen:

@@ -40,6 +40,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_index_server, put_shared_spec
 from vfindex.storage.modalities import ModelKind, frame_modality, switches
 from vfindex.storage.records import Setup
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import Writer, locked, writing
 
 # Interval between attempts to lock a library that another run is writing to.
@@ -219,7 +220,7 @@ def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:
 def _setup(library: Library) -> Setup:
     """Return the setup of a library. Raises LibraryNotFound for one that is empty."""
     with library.snapshot() as snapshot:
-        return LibraryMeta(snapshot).setup_of(library.root)
+        return setup_of(snapshot, library.root)
 
 
 def _named(setup: Setup) -> dict[str, str]:

@@ -24,6 +24,7 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_switch
 from vfindex.storage.modalities import ModalityName, get_modality, switches
 from vfindex.storage.records import SEARCHABLE, Setup
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import Writer
 
 
@@ -106,7 +107,7 @@ class VersionBuilder:
         """Return a run that adds what the new version lacks and removes what the old one no longer has."""
         return Command(
             "upgrade",
-            lambda writer: LibraryMeta(writer.catalog).setup_of(writer.folder),
+            lambda writer: setup_of(writer.catalog, writer.folder),
             self._scan,
             self._copy_ready,
             self._reuse_parts,

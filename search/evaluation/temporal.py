@@ -39,6 +39,7 @@ from vfindex.storage.library import Library, reading_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import writing
 
 # Clips that a training reads, evenly spread over more: 5,000 of 20 frames of 384 dimensions are 150 MB, three times.
@@ -115,7 +116,7 @@ def tune_temporal(
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         require_videos(snapshot, folder)
-        setup = LibraryMeta(snapshot).setup_of(folder)
+        setup = setup_of(snapshot, folder)
         model = setup.models.get(frame_modality())
         if model is None or (classes.modalities and frame_modality() not in classes.modalities):
             raise UsageError(

@@ -17,6 +17,7 @@ from vfindex.storage.library import Library, reading_hash, reading_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import writing
 
 
@@ -28,7 +29,7 @@ def exported(folders: Sequence[Path]) -> SharedSpec:
     with ExitStack() as opened:
         libraries = [Library.open(folder) for folder in folders]
         snapshots = [opened.enter_context(library.snapshot()) for library in libraries]
-        setups = [LibraryMeta(snapshot).setup_of(folder) for folder, snapshot in zip(folders, snapshots, strict=True)]
+        setups = [setup_of(snapshot, folder) for folder, snapshot in zip(folders, snapshots, strict=True)]
         for folder, setup in zip(folders[1:], setups[1:], strict=True):
             different = Comparable.of(setup).difference(Comparable.of(setups[0]))
             if different:
@@ -99,7 +100,7 @@ def use_spec(folder: Path, path: Path) -> Generation:
     with writing(folder) as writer:
         meta = LibraryMeta(writer.catalog)
         try:
-            shared.check_fits(meta.setup_of(folder), meta.priors)
+            shared.check_fits(setup_of(meta.source, folder), meta.priors)
         except SpecFault as exc:
             raise UsageError(f"{path} cannot be used: {exc}") from exc
         return writer.publish_shared(shared)
@@ -109,7 +110,7 @@ def use_own_spec(folder: Path) -> Generation:
     """Publish the library's index with a spec of its own, as all later runs do. Raises LibraryError, NotPublished."""
     Library.open(folder)
     with writing(folder) as writer:
-        LibraryMeta(writer.catalog).setup_of(folder)
+        setup_of(writer.catalog, folder)
         return writer.publish_shared(None)
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vfindex.search.live import required_setup
 from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.results import Record
 from vfindex.search.understanding.labelling.classes import NONE, ClassSet
@@ -251,9 +252,9 @@ def video_shares(
 def _classifier(
     library: Library, snapshot: Snapshot, classes: ClassSet, items: Items, steps: _Steps, *, by_text: bool
 ) -> tuple[str, Classifier]:
-    """Return the name of the method and the classifier. Raises QueryError for a library without clips."""
-    setup = LibraryMeta(snapshot).setup
-    if setup is None or not len(items.ids):
+    """Return the name of the method and the classifier. Raises as `required_setup`, also without clips."""
+    setup = required_setup(snapshot, library.root)
+    if not len(items.ids):
         raise QueryError(no_videos(library.root))
     head = None if by_text else _head(library, snapshot, classes)
     texts = sum(len(each.texts) for each in classes.classes)

@@ -96,6 +96,19 @@ def test_commands_name_the_repair_and_it_restores(run: Any, library: Path, harm:
     assert run("verify").code == 0
 
 
+def test_a_lost_setup_is_named_where_a_library_would_seem_empty(run: Any, library: Path) -> None:
+    before = kept(library)
+    with closing(sqlite3.connect(library / "library.db")) as database, database:
+        database.execute("DELETE FROM meta WHERE key = 'setup'")
+    Path("colours.json").write_text(json.dumps({"name": "colours", "classes": ["red", "blue"]}))
+    for command in ("search x", "ask x", "label colours.json", "duplicates", "unusual", "rebuild", "reindex"):
+        ran = run(*command.split())
+        assert (ran.code, ran.err.endswith("library.db has lost its settings" + ADVICE)) == (1, True), ran.err
+    assert "preset      lost; run: vfindex repair\n" in run("status").out
+    assert run("repair").code == 0
+    assert kept(library) == before
+
+
 def test_repair_says_that_nothing_was_left(run: Any, library: Path) -> None:
     delete(library / "library.db")
     ran = run("repair")

@@ -15,7 +15,7 @@ from vfindex.indexer.scan.walk import Discovered
 from vfindex.storage.db.runs import StoredRun, last_run
 from vfindex.storage.errors import ClusterError
 from vfindex.storage.library import Library
-from vfindex.storage.meta import LibraryMeta
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import writing
 
 REASON = "Ray cannot be reached at head:6379 (no route to host); see docs/cluster.md"
@@ -35,7 +35,7 @@ def ended_by(error: BaseException, library: Path) -> StoredRun:
         raise error
         yield
 
-    command = Command("ingest", lambda writer: LibraryMeta(writer.catalog).setup_of(library), scan)
+    command = Command("ingest", lambda writer: setup_of(writer.catalog, library), scan)
     with pytest.raises(type(error)):
         execute(library, command, RunSettings(library / "cache"))
     with Library.open(library).snapshot() as snapshot:
@@ -71,7 +71,7 @@ def test_those_who_watch_the_library_see_how_far_a_run_is(library: Path) -> None
         yield from ()
 
     told: list[Progress] = []
-    command = Command("ingest", lambda writer: LibraryMeta(writer.catalog).setup_of(library), scan)
+    command = Command("ingest", lambda writer: setup_of(writer.catalog, library), scan)
     execute(library, command, RunSettings(library / "cache"), Callbacks(progress=told.append))
     first, second = seen
     assert first is not None and first.progress is not None

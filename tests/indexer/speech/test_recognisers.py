@@ -18,6 +18,7 @@ from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.search.engine import SearchEngine
 from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_setup
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import writing
 
 MEDIA = os.environ.get("VFINDEX_TEST_MEDIA")
@@ -66,7 +67,7 @@ def transcript(library: Path, name: str) -> str:
 
 def speech_of(library: Path) -> str:
     with Library.open(library).snapshot() as snapshot:
-        return models_of(LibraryMeta(snapshot).setup_of(library))["speech"]
+        return models_of(setup_of(snapshot, library))["speech"]
 
 
 def test_without_base_a_new_library_is_of_tiny(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +95,7 @@ def test_a_library_of_pocketsphinx_grows_and_is_upgraded_from_sound_alone(cache:
     library = tmp_path / "library"
     run(library, cache, TALK)
     with writing(library) as writer:
-        setup, priors = LibraryMeta(writer.catalog).setup_of(library), LibraryMeta(writer.catalog).priors
+        setup, priors = setup_of(writer.catalog, library), LibraryMeta(writer.catalog).priors
         former = replace(setup, references={**models_of(setup), "speech": FORMER_SPEECH})
         put_setup(writer.catalog, former, priors)
         connection = writer.catalog
