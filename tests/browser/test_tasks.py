@@ -32,6 +32,21 @@ def test_a_digest_is_asked_for_when_it_is_opened_and_plays(open_page: Callable[.
     page.wait_for_function("() => document.querySelector('video').currentTime >= 4.9")
 
 
+def test_a_digest_that_was_opened_before_its_script_came_is_filled(open_page: Callable[..., Any], site: Site) -> None:
+    held: list[Any] = []
+    page = open_page("about:blank")
+    page.route("**/outline.js", lambda route: held.append(route))
+    found = {"moments": [], "sentences": [], "pictures": {}, "text": {}}
+    page.route("**/digest", lambda route: route.fulfill(json=found))
+    page.goto(f"http://127.0.0.1:{site.port}/videos/v4", wait_until="commit")
+    page.click("[data-outline=digest] summary")
+    page.wait_for_selector("[data-outline=digest][open]")
+    while not held:
+        page.wait_for_timeout(50)
+    held[0].continue_()
+    page.wait_for_selector("[data-outline=digest] >> text=There is nothing to choose from.")
+
+
 def test_chapters_that_are_found_are_marked_on_the_timeline(open_page: Callable[..., Any], site: Site) -> None:
     chapters = [
         {"start_s": 5.0 * n, "end_s": 5.0 * n + 5, "title": f"part <{n}>", "words": [], "sentence": None}

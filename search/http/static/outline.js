@@ -65,7 +65,7 @@ async function digest(page, address) {
 
 const TASKS = { chapters, digest };
 
-/** Fill the lists of a page when they are opened, the chapters of a short video at once. */
+/** Fill the lists of a page when they are opened; at once those that are open, and the chapters of a short video. */
 export function outline(page) {
   const address = page.dataset.api.slice(`${root}/api/v1`.length);
   for (const holder of page.querySelectorAll("[data-outline]")) {
@@ -84,6 +84,6 @@ export function outline(page) {
       }
     };
     holder.addEventListener("toggle", () => holder.open && fill());
-    if (Number(holder.dataset.clips) <= QUICK_CLIPS) fill();
+    if (holder.open || Number(holder.dataset.clips) <= QUICK_CLIPS) fill();
   }
 }
