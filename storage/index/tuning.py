@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.ids import evenly_spaced, positions_in
+from vfindex.storage.ids import evenly_spaced, positions_in, spread
 from vfindex.storage.index.flat import HalfVectors, joint_batches, used_span
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.reader import VectorIndex
@@ -79,12 +79,12 @@ def questions(
     for factors in spec.corners():
         own = np.asarray(clips * factors, np.float32)
         unlike = np.asarray(np.reshape(background, (-1, spec.dim)) * factors, np.float32)
-        result.append((_complete_first(own, spec)[:most], unlike))
+        result.append((_most_complete(own, spec, most), unlike))
     return result
 
 
-def _complete_first(own: FloatArray, spec: JointSpec) -> FloatArray:
-    """Return clips' vectors as queries, those with most modalities first.
+def _most_complete(own: FloatArray, spec: JointSpec, most: int) -> FloatArray:
+    """Return at most `most` clips' vectors as queries, those with most modalities first; of equals, evenly spaced ones.
 
     A query has all modalities; a vector without one is a query at other weights, see `TunedParams.choose`.
     """
@@ -92,7 +92,17 @@ def _complete_first(own: FloatArray, spec: JointSpec) -> FloatArray:
     present = np.zeros(len(own))  # modalities of each
     for where in spec.slices().values():
         present += np.any(own[:, where], axis=1)
-    return own[np.argsort(-present, kind="stable")]
+    order = np.argsort(-present, kind="stable")
+    if len(own) > most:  # the oldest clips alone are not the library
+        last = present[order[most - 1]]
+        sure, equal = order[present[order] > last], order[present[order] == last]
+        order = np.concatenate([sure, equal[_spread(len(equal), most - len(sure))]])
+    return own[order]
+
+
+def _spread(count: int, size: int) -> NDArray[np.int64]:
+    """Return `size` of the numbers 0..count-1, the middles of equal parts."""
+    return np.array(spread(range(count), size), np.int64)
 
 
 def tuned_params(
@@ -102,7 +112,8 @@ def tuned_params(
 
     rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
     """
-    trials = _trials(codes, rows, [(own, _between(unlike), _partly(own, unlike)) for own, unlike in asked])
+    kinds = [(own, _between(unlike)) for own, unlike in asked]
+    trials = _trials(codes, rows, [(own, unlike, _partly(own, unlike)) for own, unlike in kinds])
     corners = tuple(_weighting_params(trial) for trial in trials)
     queries = asked[0][1] if len(asked[0][1]) else asked[0][0]
     lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
@@ -152,8 +163,9 @@ def _partly(own: FloatArray, unlike: FloatArray) -> FloatArray:
     count = min(len(own), len(unlike))
     if not count:
         return own[:0]
-    lengths = [np.maximum(np.linalg.norm(each[:count], axis=1, keepdims=True), 1e-9) for each in (own, unlike)]
-    mixed = LIKENESS * own[:count] / lengths[0] + math.sqrt(1 - LIKENESS**2) * unlike[:count] / lengths[1]
+    own, unlike = own[_spread(len(own), count)], unlike[:count]
+    lengths = [np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-9) for each in (own, unlike)]
+    mixed = LIKENESS * own / lengths[0] + math.sqrt(1 - LIKENESS**2) * unlike / lengths[1]
     return np.asarray(mixed * lengths[1], np.float32)
 
 

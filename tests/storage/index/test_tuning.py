@@ -120,10 +120,10 @@ def test_a_larger_index_may_have_more_candidates(count: int, most: int) -> None:
 def test_a_third_kind_of_queries_is_about_a_clip_by_half() -> None:
     random = np.random.default_rng(1)
     own, unlike = random.standard_normal((2, 5, 4000)).astype(np.float32) * np.array([[[3]], [[7]]], np.float32)
-    partly = tuning._partly(own, unlike[:4])
-    cosines = np.sum(partly * own[:4], axis=1) / np.linalg.norm(partly, axis=1) / np.linalg.norm(own[:4], axis=1)
-    assert cosines == pytest.approx([0.5] * 4, abs=0.05)
-    assert np.linalg.norm(partly, axis=1) == pytest.approx(np.linalg.norm(unlike[:4], axis=1), rel=0.05)
+    partly, about = tuning._partly(own, unlike[:2]), own[[1, 3]]  # clips from all of the library
+    cosines = np.sum(partly * about, axis=1) / np.linalg.norm(partly, axis=1) / np.linalg.norm(about, axis=1)
+    assert cosines == pytest.approx([0.5] * 2, abs=0.05)
+    assert np.linalg.norm(partly, axis=1) == pytest.approx(np.linalg.norm(unlike[:2], axis=1), rel=0.05)
     assert tuning._partly(own, unlike[:0]).shape == (0, 4000)
 
 
@@ -135,8 +135,19 @@ def test_clips_with_all_modalities_are_the_first_queries() -> None:
     clips = np.array([[1, 1, 0, 0], [0, 0, 2, 2], [3, 3, 3, 3], [0, 0, 0, 0]], np.float32)
     asked = tuning.questions(spec, priors, clips, 2)
     assert [own.tolist() for own, _ in asked] == [
-        [[1.5, 1.5, 1.5, 1.5], [0.5, 0.5, 0.0, 0.0]],
+        [[1.5, 1.5, 1.5, 1.5], [0.0, 0.0, 1.0, 1.0]],
         [[1.0, 1.0, 0.0, 0.0], [3.0, 3.0, 0.0, 0.0]],
         [[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 3.0, 3.0]],
     ]
     assert [len(unlike) for _, unlike in asked] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("most", "chosen"), [(2, [3, 7]), (4, [1, 3, 5, 7]), (5, [1, 3, 5, 7, 4]), (9, [1, 3, 5, 7, 0, 2, 4, 6])]
+)
+def test_clips_are_queries_from_the_whole_library(most: int, chosen: list[int]) -> None:
+    """Not from its oldest clips, which come first."""
+    zero = np.zeros(1, np.float32)
+    spec = JointSpec({m: ModalitySpec(zero, zero, 1.0, 0.5) for m in ("visual", "speech")})
+    own = np.array([[number + 1, number % 2] for number in range(8)], np.float32)  # every second one lacks speech
+    assert (tuning._most_complete(own, spec, most)[:, 0] - 1).tolist() == chosen
