@@ -56,6 +56,14 @@ class Begun(Generic[T]):
         wait([self._future])
 
 
+def parts_of(amount: int, one: int) -> int:
+    """Return into how many calls an amount of work is divided. one: enough for a call, which gets less than twice that.
+
+    A power of two, which the cores of most machines share evenly: of three calls, two cores make two at a time.
+    """
+    return 1 << max(0, (-(-amount // one)).bit_length() - 1)
+
+
 def together(call: Callable[[int], T], count: int) -> list[T]:
     """Return the results of call(0) to call(count - 1), made by this thread and others. Raises what a call raises.
 

@@ -34,11 +34,11 @@ from vfindex.storage.index.codes import (
 from vfindex.storage.index.file_format import IndexFile, IndexWriter, map_pages
 from vfindex.storage.index.flat import one_thread
 from vfindex.storage.records import FloatArray
-from vfindex.storage.threads import together
+from vfindex.storage.threads import parts_of, together
 
 # Vectors that are scanned in the time of re-ranking one from the file, for each dimension of a code.
 _SCANNED_FOR_ONE = 25
-# Vectors, and bytes of codes, that one call scans for a query at most, 4 to 14 ms; further ones are scanned by others.
+# Vectors, and bytes of codes, of one call of a scan, 4 to 14 ms; see `parts_of`.
 _ROWS_A_CALL, _BYTES_A_CALL = 1 << 20, 1 << 28
 # Subsets of modalities whose scanners are kept.
 _SCANNERS = 4
@@ -271,8 +271,8 @@ class _Scanner:
         if len(numbers) > 1:
             return 1
         scanned = int(self._sizes[numbers[numbers >= 0]].sum())
-        wanted = max(-(-scanned // _ROWS_A_CALL), -(-scanned * self._code_bytes // _BYTES_A_CALL))
-        return max(1, min(int(numbers.shape[1]), wanted))
+        wanted = max(parts_of(scanned, _ROWS_A_CALL), parts_of(scanned * self._code_bytes, _BYTES_A_CALL))
+        return min(int(numbers.shape[1]), wanted)
 
     def _scan(
         self, turned: FloatArray, candidates: int, distances: FloatArray, numbers: NDArray[np.int64], selected: Any

@@ -27,7 +27,7 @@ from vfindex.storage.index.flat import HalfVectors, used_span
 from vfindex.storage.index.ivf_pq import IvfPq
 from vfindex.storage.index.search_params import TunedParams
 from vfindex.storage.records import FloatArray, StoredFile
-from vfindex.storage.threads import together
+from vfindex.storage.threads import parts_of, together
 
 # Up to this many clips are one flat segment: of 1,152 dimensions, 230 MB, some 13 ms at 17 GB/s. The flat segments of a
 # larger library hold up to a quarter of it together: every search scans them beside the others.
@@ -36,8 +36,8 @@ FLAT_SHARE = 0.25
 # Ids are looked up one by one if the segment has more than this many times as many clips, or if they are fewer than
 # this many for each of its runs of consecutive ids. By runs is faster up to some 100,000 runs of a million ids.
 _FEW, _MANY_OF_A_RUN = 32, 4
-# Numbers (clips times dimensions) that one call gathers and scores, 2 to 3 ms; further ones are made by other threads.
-_NUMBERS_A_CALL = 1 << 22
+# Numbers (clips times dimensions) that one call gathers and scores, 1 to 2 ms; see `parts_of`.
+_NUMBERS_A_CALL = 1 << 21
 # With at least this share of the clips selected (all but outdated ones, say), the parameters tuned for all clips hold.
 MOSTLY = 0.9
 # Up to this size all checksums of a file are compared when it is opened (some 20 ms); of larger files, this many blocks
@@ -202,8 +202,8 @@ class IndexSegment:
         """
         span = used_span(query[None])
         query = query[span]
-        step = max(1, _NUMBERS_A_CALL // len(query))
-        parts = [places[first : first + step] for first in range(0, max(1, len(places)), step)]
+        count = min(parts_of(len(places) * len(query), _NUMBERS_A_CALL), len(places))
+        parts = np.array_split(places, max(1, count))
         found = together(lambda number: self._best_of(parts[number], query, span, top_k), len(parts))
         scores, rows = (np.concatenate(each) for each in zip(*found, strict=True))
         best = _largest(scores, rows, top_k)

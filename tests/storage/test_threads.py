@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vfindex.storage import threads
-from vfindex.storage.threads import Begun, together
+from vfindex.storage.threads import Begun, parts_of, together
 
 
 @pytest.fixture
@@ -203,3 +203,11 @@ def test_an_interrupt_between_two_calls_ends_those_begun(monkeypatch: pytest.Mon
             together(call, 9)
         ended = list(made)
     assert made == ended and len(made) <= 1
+
+
+@pytest.mark.parametrize(
+    ("amount", "parts"), [(0, 1), (1, 1), (10, 1), (11, 2), (20, 2), (21, 2), (30, 2), (31, 4), (70, 4), (71, 8)]
+)
+def test_work_is_divided_into_a_power_of_two(amount: int, parts: int) -> None:
+    assert parts_of(amount, 10) == parts
+    assert amount / parts < 20

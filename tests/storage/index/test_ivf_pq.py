@@ -128,7 +128,7 @@ def test_a_filter_is_kept_to_in_the_scan() -> None:
     assert codes.nearest(rows[7], 10, 1.0, np.zeros(len(rows), bool)).tolist() == []
 
 
-@pytest.mark.parametrize(("parts", "limit"), [(2, "_ROWS_A_CALL"), (3, "_BYTES_A_CALL"), (1000, "_ROWS_A_CALL")])
+@pytest.mark.parametrize(("parts", "limit"), [(2, "_ROWS_A_CALL"), (4, "_BYTES_A_CALL"), (1024, "_ROWS_A_CALL")])
 def test_a_scan_in_parts_finds_what_a_whole_one_finds(monkeypatch: pytest.MonkeyPatch, parts: int, limit: str) -> None:
     rows, codes = some_codes()
     kept = np.random.default_rng(4).random(len(rows)) < 0.1
