@@ -56,12 +56,12 @@ class Begun(Generic[T]):
         wait([self._future])
 
 
-def parts_of(amount: int, one: int) -> int:
-    """Return into how many calls an amount of work is divided. one: enough for a call, which gets less than twice that.
+def parts_of(amount: int, enough: int) -> int:
+    """Return into how many calls an amount of work is divided. enough: for a call, which gets less than twice that.
 
     A power of two, which the cores of most machines share evenly: of three calls, two cores make two at a time.
     """
-    return 1 << max(0, (-(-amount // one)).bit_length() - 1)
+    return 1 << max(0, (-(-amount // enough)).bit_length() - 1)
 
 
 def together(call: Callable[[int], T], count: int) -> list[T]:

@@ -38,7 +38,7 @@ from vfindex.storage.threads import parts_of, together
 
 # Vectors that are scanned in the time of re-ranking one from the file, for each dimension of a code.
 _SCANNED_FOR_ONE = 25
-# Vectors, and bytes of codes, of one call of a scan, 4 to 14 ms; see `parts_of`.
+# Vectors, and bytes of codes, that are enough for one call of a scan, 4 to 14 ms; see `parts_of`.
 _ROWS_A_CALL, _BYTES_A_CALL = 1 << 20, 1 << 28
 # Subsets of modalities whose scanners are kept.
 _SCANNERS = 4

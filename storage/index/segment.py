@@ -36,7 +36,7 @@ FLAT_SHARE = 0.25
 # Ids are looked up one by one if the segment has more than this many times as many clips, or if they are fewer than
 # this many for each of its runs of consecutive ids. By runs is faster up to some 100,000 runs of a million ids.
 _FEW, _MANY_OF_A_RUN = 32, 4
-# Numbers (clips times dimensions) that one call gathers and scores, 1 to 2 ms; see `parts_of`.
+# Numbers (clips times dimensions) that are enough for one call to gather and score, 1 ms; see `parts_of`.
 _NUMBERS_A_CALL = 1 << 21
 # With at least this share of the clips selected (all but outdated ones, say), the parameters tuned for all clips hold.
 MOSTLY = 0.9

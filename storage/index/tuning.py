@@ -112,8 +112,7 @@ def tuned_params(
 
     rows: (n, dim), the vectors that the codes were made of. asked: as `questions` returns them.
     """
-    kinds = [(own, _between(unlike)) for own, unlike in asked]
-    trials = _trials(codes, rows, [(own, unlike, _partly(own, unlike)) for own, unlike in kinds])
+    trials = _trials(codes, rows, _kinds(asked))
     corners = tuple(_weighting_params(trial) for trial in trials)
     queries = asked[0][1] if len(asked[0][1]) else asked[0][0]
     lengths = np.array([np.linalg.norm(queries[:, where], axis=1) for where in slices]).reshape(len(slices), -1)
@@ -128,8 +127,7 @@ def is_enough(
 
     By one of EVERY queries, so without the margin: it was in them when they were tuned. See `tuned_params`.
     """
-    kinds = [(own, unlike, _partly(own, unlike)) for own, unlike in asked]
-    trials = _trials(codes, rows, [[queries[::EVERY] for queries in each] for each in kinds])
+    trials = _trials(codes, rows, [[queries[::EVERY] for queries in each] for each in _kinds(asked)])
     not_found = most_candidates(len(rows))  # the rank of such a clip
     for corner, trial in zip(tuned.corners, trials, strict=True):
         for which, params in enumerate((corner.first, corner.many)):
@@ -158,6 +156,12 @@ def raised_params(
     return replace(tuned, corners=tuple(corners))
 
 
+def _kinds(asked: Sequence[tuple[FloatArray, FloatArray]]) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
+    """Return the queries of each kind, for each weighting: clips' own, background queries, mixtures of both."""
+    kinds = [(own, _between(unlike)) for own, unlike in asked]
+    return [(own, unlike, _partly(own, unlike)) for own, unlike in kinds]
+
+
 def _partly(own: FloatArray, unlike: FloatArray) -> FloatArray:
     """Return queries (n, dim) that are like a clip by a cosine of LIKENESS, and otherwise like a background query."""
     count = min(len(own), len(unlike))
@@ -170,7 +174,7 @@ def _partly(own: FloatArray, unlike: FloatArray) -> FloatArray:
 
 
 def _between(queries: FloatArray) -> FloatArray:
-    """Return the queries (n, dim), filled up to QUESTIONS with sums of two of them."""
+    """Return the queries (n, dim), and as many sums of two of them, up to QUESTIONS in all."""
     pairs = queries + np.roll(queries, len(queries) // 3, axis=0)
     return np.concatenate([queries, pairs[: max(0, QUESTIONS - len(queries))]])
 
