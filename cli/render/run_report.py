@@ -41,15 +41,16 @@ def run_line(run: RunInfo) -> str:
         done = "" if run.progress is None else f" after {files_done(run.progress)}, at {run.progress.at}"
         return f"not finished: in progress, or killed{done}"
     if "found" not in report:
-        return f"{counted(report.get('videos', 0), 'video')}, {clock(report.get('wall_s', 0.0))}"
-    parts = [f"{report['indexed']} indexed", f"{len(report['failed'])} failed"]
+        parts = [counted(report.get("videos", 0), "video"), *endings(report)]
+        return f"{', '.join(parts)}, {clock(report.get('wall_s', 0.0))}"
+    parts = [f"{report.get('indexed', 0)} indexed", f"{len(report.get('failed', ()))} failed"]
     parts += [
         f"{report[name]} {label(name)}"
         for name in ("moved", "reworded", "coarse", "vanished", "left")
         if report.get(name)
     ]
     parts += [*endings(report), *(["roots left alone"] if report.get("left_alone") else [])]
-    return f"{report['found']} found: {', '.join(parts)}, {clock(report['wall_s'])}"
+    return f"{report['found']} found: {', '.join(parts)}, {clock(report.get('wall_s', 0.0))}"
 
 
 def files_done(progress: RunProgress) -> str:

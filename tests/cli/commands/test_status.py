@@ -39,3 +39,13 @@ def test_the_last_run_is_shown_while_it_works_and_afterwards(run: Any, tmp_path:
         report = {"found": 8, "indexed": 7, "failed": [{"path": "/a"}], "wall_s": 65.0}
         writer.catalog.end_run(number, report)
     assert ": 8 found: 7 indexed, 1 failed, 1:05\n" in run("status", "--library", library).out
+
+
+def test_a_report_of_another_version_is_shown_as_far_as_it_goes(run: Any, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    with writing(library) as writer:
+        install(writer)
+        writer.catalog.end_run(writer.catalog.begin_run("ingest"), {"found": 3})
+        assert ": 3 found: 0 indexed, 0 failed, 0:00\n" in run("status", "--library", library).out
+        writer.catalog.end_run(writer.catalog.begin_run("upgrade"), {"videos": 2, "interrupted": True})
+        assert ": 2 videos, interrupted, 0:00\n" in run("status", "--library", library).out
