@@ -26,13 +26,14 @@ from vfindex.storage.db.runs import StoredRun, attempt_counts, attempts_of, last
 from vfindex.storage.db.sources import stored_exclusions, stored_roots
 from vfindex.storage.db.units import preview_videos
 from vfindex.storage.db.videos import StoredVideo
-from vfindex.storage.errors import IndexUnusable
+from vfindex.storage.errors import IndexUnusable, LibraryDamaged
 from vfindex.storage.index.reader import JointIndex
 from vfindex.storage.labels import labels_of, labels_of_videos, probability_by_name
 from vfindex.storage.library import Library, reading_hash
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, modality_names, spoken_modalities, usual_modalities
 from vfindex.storage.records import SEARCHABLE, ClipKey
+from vfindex.storage.settings_backup import lost_setup
 from vfindex.storage.user.questions import keeps_questions, kept_count
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         library=folder,
         preset=setup.preset if setup else None,
         sampling=setup.sampling if setup else None,
+        setup_problem=_words(lost_setup(snapshot, library.folder)),
         models=dict(setup.references) if setup else {},
         lacks=tuple(m for m in usual_modalities() if setup and m not in setup.models),
         videos=sum(counts.get(state, 0) for state in SEARCHABLE),
@@ -175,6 +177,10 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         problems=_problems(videos, snapshot),
         last_run=None if last is None else run_info(last),
     )
+
+
+def _words(fault: LibraryDamaged | None) -> str | None:
+    return None if fault is None else str(fault)
 
 
 def _problems(videos: Sequence[StoredVideo], snapshot: Snapshot) -> tuple[FileProblem, ...]:

@@ -21,6 +21,7 @@ from vfindex.search.rank.delta import View
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, LibraryError, QueryError, UsageError
 from vfindex.storage.index.flat import gpu_devices
+from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.index.reader import JointIndex, VectorIndex
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import JointSpec
@@ -281,7 +282,7 @@ def required_setup(snapshot: Snapshot, folder: Path) -> Setup:
     if setup is None:
         from vfindex.storage.settings_backup import lost_setup
 
-        raise lost_setup(folder) or QueryError(no_videos(folder))
+        raise lost_setup(snapshot, in_use(folder)) or QueryError(no_videos(folder))
     return setup
 
 

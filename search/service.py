@@ -362,11 +362,16 @@ class SearchService(VideoFiles, UserWriting):
 
     @again_if_changed
     def check(self) -> None:
-        """Raise LibraryError for a folder without a library, UsageError for libraries with incomparable scores.
+        """Raise LibraryError for a folder without a sound library, UsageError for libraries with incomparable scores.
 
         A library that is still empty is not compared.
         """
+        from vfindex.storage.settings_backup import lost_setup
+
         with self.opened() as opened:
+            for library, snapshot in zip(*opened, strict=True):
+                if fault := lost_setup(snapshot, library.folder):
+                    raise fault
             filled = [
                 (each.root, snapshot) for each, snapshot in zip(*opened, strict=True) if LibraryMeta(snapshot).setup
             ]

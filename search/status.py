@@ -139,6 +139,7 @@ class Status(Record):
     """What a library contains, and what failed.
 
     videos: searchable ones; coarse: of these, preview only. locations: files, copies and failed ones included.
+    setup_problem: why there is no preset although there are videos.
     generation: of the joint index in use; index_problem: why there is none although one was published. index: None
     without one.
     spec: hash of setup and JointSpec, equal in libraries whose scores can be compared. roots: ingested paths. removed:
@@ -149,6 +150,7 @@ class Status(Record):
     library: Path
     preset: str | None
     sampling: str | None
+    setup_problem: str | None
     models: Mapping[ModelKind, str]
     lacks: tuple[ModalityName, ...]
     videos: int

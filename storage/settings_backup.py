@@ -132,16 +132,28 @@ def lost_database(folder: Path, what: str) -> LibraryDamaged | None:
     return DatabaseLost(f"{database} {what}; put back the file from a backup, or run: vfindex repair")
 
 
-def lost_setup(folder: Path) -> LibraryDamaged | None:
-    """Return the error of a library that has lost its setup; None for one that never had one. Raises LibraryError."""
-    return lost_database(folder, "has lost its settings")
+def lost_setup(source: Catalog | Snapshot, folder: Path) -> LibraryDamaged | None:
+    """Return the error of a library that has lost its setup; None of one that has it, or never had one.
+
+    Without it nobody knows the models of the vectors. folder: of library.db. Raises LibraryError, LibraryDamaged.
+    """
+    if LibraryMeta(source).setup is not None:
+        return None
+    what = "has lost its settings"
+    fault = lost_database(folder, what)
+    if fault is None and source.has_videos():
+        return LibraryDamaged(
+            f"{folder / DATABASE} {what}, and {BACKUP} has no copy of them; put back {DATABASE} from a backup, or "
+            "index the videos again into another folder: vfindex ingest VIDEOS --library FOLDER"
+        )
+    return fault
 
 
 def setup_of(source: Catalog | Snapshot, folder: Path) -> Setup:
-    """Return the setup of the library in `folder`. Raises LibraryNotFound for one without videos, LibraryDamaged."""
+    """Return the setup of a library. Raises LibraryNotFound for one without videos, LibraryDamaged if it is lost."""
     setup = LibraryMeta(source).setup
     if setup is None:
-        raise lost_setup(folder) or LibraryNotFound(no_videos(folder))
+        raise lost_setup(source, folder) or LibraryNotFound(no_videos(folder))
     return setup
 
 

@@ -204,11 +204,15 @@ def _library(folder: Path, cache: Path | None) -> Finding:
     from vfindex.storage.files.file_systems import refuse_network_folder
     from vfindex.storage.library import Library
     from vfindex.storage.meta import LibraryMeta
+    from vfindex.storage.settings_backup import lost_setup
 
     refuse_network_folder(_existing(folder))
     try:
-        with Library.open(folder).snapshot() as snapshot:
+        library = Library.open(folder)
+        with library.snapshot() as snapshot:
             setup = LibraryMeta(snapshot).setup
+            if fault := lost_setup(snapshot, library.folder):
+                raise fault
     except LibraryNotFound:
         return Finding("library", "ok", f"none yet in {folder}; the first ingest creates it")
     text = f"{folder}, preset {setup.preset if setup else 'not chosen yet'}"

@@ -67,7 +67,8 @@ def _print(report: RepairReport) -> None:
         print(plain(_of_database(report)))
     if report.user is not None:
         print(plain(f"user.db is rebuilt, the damaged one kept as {report.user.kept}: {report.user.sentence()}"))
-    done = [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
+    done = ["settings and sources"] if report.settings and report.saved is None else []
+    done += [f"{counted(report.damaged, 'video')} with damaged rows"] if report.damaged else []
     done += ["the full-text index"] if report.words else []
     done += ["the joint index"] if report.index else []
     done += [f"the query encoder {plain(name)}" for name in report.encoders]

@@ -98,8 +98,8 @@ def _print(status: Status) -> None:
     length, files = clock(status.video_seconds), counted(status.locations, "file")
     print(f"library     {plain(str(status.library))}")
     _print_roots(status)
-    without = "lost; run: vfindex repair" if status.locations else "none yet; the first ingest sets one"
-    print(f"preset      {f'{preset}, sampling {sampling}' if preset else without}")
+    without = status.setup_problem or "none yet; the first ingest sets one"
+    print(plain(f"preset      {f'{preset}, sampling {sampling}' if preset else without}"))
     if status.models:
         print(f"models      {plain(', '.join(status.models.values()))}")
     if status.lacks:
@@ -110,7 +110,8 @@ def _print(status: Status) -> None:
     print(f"text        {counted(status.segments, 'segment')} with times: speech, text on the screen, chapters")
     print(f"index       {plain(_index_line(status))}")
     _print_index(status.index)
-    print(f"spec        {_spec_line(status)}")
+    if not status.setup_problem:
+        print(f"spec        {_spec_line(status)}")
     if run := status.last_run:
         print(plain(f"last run    {run.id}, {run.command}, {run.started_at}: {run_line(run)}"))
     if status.fusion != "concat":

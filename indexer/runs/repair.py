@@ -60,15 +60,17 @@ from vfindex.storage.writer import Writer, locked
 class RepairReport:
     """One repair. saved: rows saved of library.db; 0: it was restored from library.json alone; None: it was sound.
 
-    kept: where the damaged database is now, None if it was not replaced, or was missing or empty. unreadable: table ->
-    number of unreadable rows. damaged: videos whose rows were deleted. words: whether full text search was rebuilt.
-    index: whether a new joint index took the place of a damaged one. encoders: names of the query encoders replaced.
-    thumbnails: rebuilt; strays: deleted. user: the repair of user.db, None if it was sound. left: problems that
-    `verify` still finds. run: the report of the files that were indexed again.
+    kept: where the damaged database is now, None if it was not replaced, or was missing or empty. settings: whether
+    settings or sources were restored, or damaged rows of them deleted. unreadable: table -> number of unreadable rows.
+    damaged: videos whose rows were deleted. words: whether full text search was rebuilt. index: whether a new joint
+    index took the place of a damaged one. encoders: names of the query encoders replaced. thumbnails: rebuilt; strays:
+    deleted. user: the repair of user.db, None if it was sound. left: problems that `verify` still finds. run: the
+    report of the files that were indexed again.
     """
 
     saved: int | None = None
     kept: Path | None = None
+    settings: bool = False
     unreadable: dict[str, int] = field(default_factory=dict)
     damaged: int = 0
     words: bool = False
@@ -86,6 +88,7 @@ class RepairReport:
             **self.run.to_dict(path),
             "saved": self.saved,
             "kept": None if self.kept is None else str(self.kept),
+            "settings": self.settings,
             "unreadable": self.unreadable,
             "damaged": self.damaged,
             "words": self.words,
@@ -115,8 +118,8 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
     salvage = saved[0] if saved else Salvage()
 
     def setup(writer: Writer) -> Setup:
-        restore_settings(writer.catalog, writer.folder)
-        found = setup_of(writer.catalog, folder)
+        report.settings = restore_settings(writer.catalog, writer.folder)
+        found = setup_of(writer.catalog, writer.folder)
         if saved is not None:
             report.saved, report.kept = salvage.rows, saved[1]
             report.unreadable = {name: _keys(ranges) for name, ranges in sorted(salvage.lost.items())}

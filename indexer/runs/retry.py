@@ -27,7 +27,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RunSettings, callbacks
     files: list[bytes] = []
 
     def setup(writer: Writer) -> Setup:
-        found = setup_of(writer.catalog, folder)
+        found = setup_of(writer.catalog, writer.folder)
         known = known_files(writer.catalog)
         named = [writer.catalog.path_of([path]) or path for path in paths]
         files.extend(chosen(known, named, quarantined=settings.quarantined))

@@ -53,8 +53,9 @@ def spot_check(folder: Path, count: int, cache: Path) -> SpotCheck:
     Clips whose file is missing or has changed are noted. Raises LibraryNotFound, LibraryVersion, ModelError.
     """
     result = SpotCheck()
-    with Library.open(folder).snapshot() as snapshot:
-        setup = setup_of(snapshot, folder)
+    library = Library.open(folder)
+    with library.snapshot() as snapshot:
+        setup = setup_of(snapshot, library.folder)
         ids = snapshot.clip_ids()
         chosen = sorted(random.sample(ids, min(count, len(ids))))
         if not chosen:

@@ -220,7 +220,7 @@ def _lock(folder: Path, held: ExitStack, callbacks: Callbacks) -> bool:
 def _setup(library: Library) -> Setup:
     """Return the setup of a library. Raises LibraryNotFound for one that is empty."""
     with library.snapshot() as snapshot:
-        return setup_of(snapshot, library.root)
+        return setup_of(snapshot, library.folder)
 
 
 def _named(setup: Setup) -> dict[str, str]:

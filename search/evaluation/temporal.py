@@ -116,7 +116,7 @@ def tune_temporal(
     library = Library.open(folder)
     with library.snapshot() as snapshot:
         require_videos(snapshot, folder)
-        setup = setup_of(snapshot, folder)
+        setup = setup_of(snapshot, library.folder)
         model = setup.models.get(frame_modality())
         if model is None or (classes.modalities and frame_modality() not in classes.modalities):
             raise UsageError(

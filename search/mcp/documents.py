@@ -171,7 +171,7 @@ def video_document(video: VideoInfo, link: Link) -> dict[str, Any]:
 
 def status_document(status: Status) -> dict[str, Any]:
     """Return what a library contains, and the first of its problems."""
-    plain = ("preset", "videos", "coarse", "clips", "segments", "index_problem")
+    plain = ("preset", "videos", "coarse", "clips", "segments", "setup_problem", "index_problem")
     run = status.last_run
     return {
         "library": untrusted(str(status.library)),

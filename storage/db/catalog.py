@@ -36,6 +36,7 @@ from vfindex.storage.db.videos import (
     delete_videos,
     discard_replaced,
     discard_staged,
+    has_videos,
     is_unfinished,
     replace_with_staged,
     thumbnails,
@@ -102,6 +103,7 @@ class Catalog:
 
     get = _in_transaction(integrity.setting)
     put = _in_transaction(integrity.put)
+    has_videos = _in_transaction(has_videos)
 
     def change(self) -> str | None:
         """Return what changed since the last published generation: None, `added`, or `stale` (deleted or changed)."""

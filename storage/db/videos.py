@@ -58,6 +58,11 @@ def video_values(video: Video) -> dict[str, Any]:
     return values | {"tags": json.dumps(dict(video.tags)), "chapters": chapters_json(video.chapters)}
 
 
+def has_videos(connection: Connection) -> bool:
+    """Return whether there is any video, searchable or not."""
+    return connection.scalar(select(schema.video.c.id).limit(1)) is not None
+
+
 def delete_videos(connection: Connection, condition: ColumnElement[bool]) -> int:
     """Delete videos and all their rows; return how many."""
     chosen = select(schema.video.c.id).where(condition)
@@ -142,6 +147,15 @@ def delete_unfinished(connection: Connection, is_removed: Callable[[bytes], bool
     names = thumbnails(connection, v.id.in_(gone))
     delete_videos(connection, v.id.in_(gone))
     return names
+
+
+def searchable_ids(rows: Rows) -> list[int]:
+    """Return the ids of the searchable videos, in order of their first path."""
+    query = (
+        "SELECT v.id FROM video v JOIN location l ON l.video_id = v.id WHERE v.state IN ('indexed', 'partial')"
+        " GROUP BY v.id ORDER BY min(l.path)"
+    )
+    return [id_ for (id_,) in rows(query, ())]
 
 
 def named(rows: Rows, video_ids: Collection[int]) -> dict[int, tuple[str, list[bytes]]]:

@@ -47,7 +47,7 @@ def rebuild(folder: Path, form: FusionName | None = None, place: str | None = No
     server = None if place is None else server_of(place)
     Library.open(folder)
     with writing(folder) as writer:
-        setup_of(writer.catalog, folder)
+        setup_of(writer.catalog, writer.folder)
         fusion = chosen(writer.catalog, form)
         _drop_unreadable(writer.catalog)
         with writer.catalog.transaction() as connection:

@@ -128,15 +128,17 @@ def set_aside(catalog: Catalog, video_ids: Collection[int]) -> None:
         put(connection, UNFINISHED, "1")
 
 
-def restore_settings(catalog: Catalog, folder: Path) -> None:
-    """Restore lost or damaged settings and sources from the backup in `folder`.
+def restore_settings(catalog: Catalog, folder: Path) -> bool:
+    """Restore lost or damaged settings and sources from the backup in `folder`. Return whether there were any.
 
-    If there were any, the repair scans all sources again for lost videos.
+    If so, the repair scans all sources again for lost videos.
     """
     with catalog.transaction() as connection:
-        if restore(connection, folder):
-            put(connection, "changed", "stale")
-            put(connection, UNFINISHED, "1")
+        if not restore(connection, folder):
+            return False
+        put(connection, "changed", "stale")
+        put(connection, UNFINISHED, "1")
+    return True
 
 
 def waiting(catalog: Catalog) -> list[Waiting]:

@@ -29,7 +29,7 @@ def exported(folders: Sequence[Path]) -> SharedSpec:
     with ExitStack() as opened:
         libraries = [Library.open(folder) for folder in folders]
         snapshots = [opened.enter_context(library.snapshot()) for library in libraries]
-        setups = [setup_of(snapshot, folder) for folder, snapshot in zip(folders, snapshots, strict=True)]
+        setups = [setup_of(snapshot, each.folder) for each, snapshot in zip(libraries, snapshots, strict=True)]
         for folder, setup in zip(folders[1:], setups[1:], strict=True):
             different = Comparable.of(setup).difference(Comparable.of(setups[0]))
             if different:
@@ -100,7 +100,7 @@ def use_spec(folder: Path, path: Path) -> Generation:
     with writing(folder) as writer:
         meta = LibraryMeta(writer.catalog)
         try:
-            shared.check_fits(setup_of(meta.source, folder), meta.priors)
+            shared.check_fits(setup_of(writer.catalog, writer.folder), meta.priors)
         except SpecFault as exc:
             raise UsageError(f"{path} cannot be used: {exc}") from exc
         return writer.publish_shared(shared)
@@ -110,7 +110,7 @@ def use_own_spec(folder: Path) -> Generation:
     """Publish the library's index with a spec of its own, as all later runs do. Raises LibraryError, NotPublished."""
     Library.open(folder)
     with writing(folder) as writer:
-        setup_of(writer.catalog, folder)
+        setup_of(writer.catalog, writer.folder)
         return writer.publish_shared(None)
 
 

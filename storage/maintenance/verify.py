@@ -33,7 +33,7 @@ from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.qdrant.index import OpenIndex, QdrantGeneration
-from vfindex.storage.settings_backup import read_backup
+from vfindex.storage.settings_backup import lost_setup, read_backup
 from vfindex.storage.user.repair import user_faults
 
 _RESTORE = "; put back library.db from a backup, or run: vfindex repair"
@@ -175,8 +175,8 @@ def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> N
         )
     elif spare is None and newest == 0 and not result.clips and any(library.index.glob(f"*{SEGMENT_SUFFIX}")):
         result.problems.append(f"the database is empty, and there is a joint index of its clips{_RESTORE}")
-    if snapshot.get("setup") is None and spare is not None:
-        result.problems.append("the library's settings are lost; run: vfindex repair")
+    if snapshot.get("setup") is None and (fault := lost_setup(snapshot, library.folder)):
+        result.problems.append(str(fault))
 
 
 def _check_generation(library: Library, snapshot: Snapshot, result: Verification) -> None:

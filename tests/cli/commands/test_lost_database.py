@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from vfindex.search.service import SearchService
 from vfindex.storage.db.sources import Root, exclusions, remember, roots
+from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.index.model_versions import put_in_use, version_folder
 from vfindex.storage.maintenance.shared_spec import exported, use_spec
 from vfindex.storage.meta import LibraryMeta
@@ -96,17 +98,51 @@ def test_commands_name_the_repair_and_it_restores(run: Any, library: Path, harm:
     assert run("verify").code == 0
 
 
-def test_a_lost_setup_is_named_where_a_library_would_seem_empty(run: Any, library: Path) -> None:
-    before = kept(library)
-    with closing(sqlite3.connect(library / "library.db")) as database, database:
+def lose_setup(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "library.db")) as database, database:
         database.execute("DELETE FROM meta WHERE key = 'setup'")
+
+
+ASKING = ("search x", "ask x", "label colours.json", "duplicates", "unusual", "rebuild", "spec use --own", *WRITERS)
+
+
+@pytest.mark.parametrize("edition", [0, 1])
+def test_a_lost_setup_is_named_where_a_library_would_seem_empty(run: Any, library: Path, edition: int) -> None:
+    place = version_folder(library, edition)
+    if edition:
+        shutil.copytree(library, place)
+        put_in_use(library, edition)
+    before = kept(library)
+    lose_setup(place)
     Path("colours.json").write_text(json.dumps({"name": "colours", "classes": ["red", "blue"]}))
-    for command in ("search x", "ask x", "label colours.json", "duplicates", "unusual", "rebuild", "reindex"):
+    fault = f"{place / 'library.db'} has lost its settings" + ADVICE
+    for command in ASKING:
+        if command.startswith("remove"):
+            continue
         ran = run(*command.split())
-        assert (ran.code, ran.err.endswith("library.db has lost its settings" + ADVICE)) == (1, True), ran.err
-    assert "preset      lost; run: vfindex repair\n" in run("status").out
-    assert run("repair").code == 0
-    assert kept(library) == before
+        assert (ran.code, ran.err.endswith(fault)) == (1, True), (command, ran.err)
+    assert f"preset      {fault}" in run("status").out and "\nspec " not in run("status").out
+    assert json.loads(run("status", "--json").out)["setup_problem"] + "\n" == fault
+    assert fault in run("verify").err
+    examined = run("doctor")
+    assert examined.code == 1 and "lost its settings;" in " ".join(examined.out.split())
+    assert run("remove", "/videos/a.mp4").code == 0
+    assert fault in run("status").out, "also without videos"
+    assert run("repair").out.startswith("repaired: settings and sources")
+    assert kept(library)["setup"] == before["setup"] and kept(library)["shared"] == before["shared"]
+
+
+def test_a_lost_setup_without_a_copy_is_not_chosen_anew(run: Any, library: Path) -> None:
+    """Another preset's queries would be compared with the vectors that there are."""
+    lose_setup(library)
+    (library / "library.json").unlink()
+    fault = f"{library / 'library.db'} has lost its settings, and library.json has no copy of them; put back library.db"
+    for command in ("search x", "ingest .", "reindex", "rebuild", "repair"):
+        ran = run(*command.split())
+        assert (ran.code, fault in ran.err) == (1, True), (command, ran.err)
+    assert fault in run("status").out and fault in run("verify").err
+    with SearchService(library) as service, pytest.raises(LibraryDamaged, match="has lost its settings"):
+        service.check()
 
 
 def test_repair_says_that_nothing_was_left(run: Any, library: Path) -> None:
