@@ -53,7 +53,7 @@ SHARES = (1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2, 9 / 16, 5 / 8, 11 
 CANDIDATES = tuple(round(2 ** (power / 2)) for power in range(10, 33))  # 32, 45, 64, ... 65536
 # At most one of so many vectors is a candidate, but up to LEAST_MOST in any index: codes confuse a share of all vectors
 # with the best, and re-ranking stays the same share of a search.
-VECTORS_A_CANDIDATE, LEAST_MOST = 244, 4096
+VECTORS_A_CANDIDATE, LEAST_MOST = 244, 8192
 
 
 def most_candidates(count: int) -> int:

@@ -111,7 +111,7 @@ def test_one_scan_tells_the_ranks_in_every_share_of_the_lists(tmp_path: Path, sh
 
 
 @pytest.mark.parametrize(
-    ("count", "most"), [(100, 4096), (1_000_000, 4096), (3_000_000, 11_585), (10_000_000, 32_768), (10**9, 65_536)]
+    ("count", "most"), [(100, 8192), (1_000_000, 8192), (3_000_000, 11_585), (10_000_000, 32_768), (10**9, 65_536)]
 )
 def test_a_larger_index_may_have_more_candidates(count: int, most: int) -> None:
     assert tuning.most_candidates(count) == most
