@@ -149,7 +149,7 @@ class Writer:
     # --- settings -----------------------------------------------------------------------------------------------
 
     def setup(self) -> Setup | None:
-        """Return the library's setup, None in a new library. Raises DatabaseLost for one that has lost it."""
+        """Return the library's setup, None in a new library. Raises LibraryDamaged for one that has lost it."""
         found = LibraryMeta(self.catalog).setup
         if found is None and (fault := lost_setup(self.catalog, self.folder)):
             raise fault
