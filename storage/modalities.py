@@ -195,11 +195,6 @@ def text_tracks(track: ModalityName | None) -> tuple[ModalityName, ...]:
     return (track,)
 
 
-def document_kinds(name: ModalityName) -> tuple[str, ...]:
-    """Return the values of `document.kind` of a modality: its own name for segments, VIDEO_TEXTS for whole videos."""
-    return get_modality(name).document_kinds
-
-
 def modality_of_document(kind: str) -> ModalityName | None:
     """Return the modality of documents of a kind; None for one that a newer version knows."""
     return next((each.name for each in MODALITIES if kind in each.document_kinds), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from vfindex.search.query.ast import Keyword
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.ids import Ids, in_sorted
-from vfindex.storage.modalities import document_kinds, word_modalities
+from vfindex.storage.modalities import get_modality, word_modalities
 from vfindex.storage.text.document_lists import are_many, newest_of
 from vfindex.storage.text.full_text import MAX_LISTED
 from vfindex.storage.text.tokenizer import plain_words
@@ -144,4 +143,4 @@ def _limited(ids: NDArray[np.int64], counts: NDArray[np.int64], most: int) -> ND
 
 def kinds_of(keyword: Keyword) -> frozenset[str]:
     """Return the kinds of documents that a keyword may occur in."""
-    return frozenset(chain.from_iterable(map(document_kinds, keyword.modalities)))
+    return frozenset(kind for modality in keyword.modalities for kind in get_modality(modality).document_kinds)

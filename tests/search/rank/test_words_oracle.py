@@ -19,7 +19,7 @@ from vfindex.search.rank.lexical import KeywordMatches, match_keywords
 from vfindex.search.rank.prefilter import build_prefilter
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.library import Library
-from vfindex.storage.modalities import document_kinds
+from vfindex.storage.modalities import get_modality
 from vfindex.storage.records import Document, Line, Segment, UnitPlan, UnitResult
 from vfindex.storage.text import document_lists as lists_module
 from vfindex.storage.text import full_text as words_module
@@ -160,7 +160,7 @@ def holds(text: Text, words: Sequence[str]) -> bool:
 def containing(every: Sequence[Text], keyword: Keyword) -> set[int]:
     """Return the numbers of the texts that contain a keyword, alone or with the one before or after."""
     words = keyword.text.split()
-    kinds = {kind for modality in keyword.modalities for kind in document_kinds(modality)}
+    kinds = {kind for modality in keyword.modalities for kind in get_modality(modality).document_kinds}
     chosen = [each for each in every if each.kind in kinds]
     found = {each.number for each in chosen if holds(each, words)}
     timed = sorted((each for each in chosen if each.start_s is not None), key=lambda each: (each.start_s, each.number))
