@@ -24,7 +24,7 @@ from vfindex.cli.as_typed import QuickGroup
 from vfindex.cli.extras import missing_extra
 from vfindex.cli.options import HELP_SETTINGS, add_command
 from vfindex.cli.output import outliving_reader, print_json, say
-from vfindex.cli.run import EXIT_BUG, EXIT_INTERRUPTED
+from vfindex.cli.run import EXIT_BUG, EXIT_INTERRUPTED, interruption
 from vfindex.storage.errors import QueryError, UsageError, VfindexError
 from vfindex.storage.files.resources import lack
 
@@ -205,7 +205,8 @@ def _run_app() -> int | str | None:
 def _call_app() -> None:
     """Run the command. Raises VfindexError for a missing extra, and for a file name that is too long for the system."""
     try:
-        command_line()(prog_name="vfindex")
+        with interruption():
+            command_line()(prog_name="vfindex")
     except ModuleNotFoundError as exc:
         sentence = missing_extra(exc)
         if sentence is None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -52,7 +53,8 @@ def watching(stopped: str = AGAIN) -> Iterator[Callbacks]:
 def interrupt_reported(*, json: bool) -> Iterator[None]:
     """Print the report of a run that Ctrl-C ends before it returns one, and exit."""
     try:
-        yield
+        with interruption():
+            yield
     except KeyboardInterrupt as exc:
         from vfindex.indexer.runs.report import Report, RunInterrupted
 
@@ -74,6 +76,41 @@ def interrupt_said() -> Iterator[None]:
 
 
 @contextmanager
+def interruption() -> Iterator[None]:
+    """Raise KeyboardInterrupt in place of any exception after Ctrl-C."""
+    received: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):  # nohup ignores it
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        with _interrupted_if(received):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _interrupted_if(received: Sequence[int]) -> Iterator[None]:
+    """Raise KeyboardInterrupt in place of any exception if a signal was received.
+
+    Libraries such as omegaconf and ctranslate2 catch Ctrl-C while they are imported, and raise an error of their own.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if received:
+            raise KeyboardInterrupt from exc
+        raise
+
+
+@contextmanager
 def _stopping(stopped: str) -> Iterator[tuple[Callable[[], bool], Callable[[], AbstractContextManager[None]]]]:
     """Yield a function that returns whether SIGINT or SIGTERM has arrived, and a context in which the first one raises.
 
@@ -87,7 +124,8 @@ def _stopping(stopped: str) -> Iterator[tuple[Callable[[], bool], Callable[[], A
         nonlocal depth
         depth += 1
         try:
-            yield
+            with _interrupted_if(received):
+                yield
         finally:
             depth -= 1
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from vfindex.indexer.models import factory
 from vfindex.indexer.runs.run import Run
+from vfindex.search.service import SearchService
+from vfindex.storage.errors import ModelError
 from vfindex.storage.writer import Writer
 
 
@@ -60,3 +63,35 @@ def test_a_rebuild_says_that_it_was_interrupted(run: Any, library: Path, monkeyp
     monkeypatch.setattr(Writer, "publish", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     ran = run("rebuild", "--library", library)
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted; run the same command again\n")
+
+
+def caught(error: type[Exception]) -> Any:
+    """Return a function that loads like a library that catches Ctrl-C while it is imported, and raises `error`."""
+
+    def load(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error("initialization failed") from None
+
+    return load
+
+
+@pytest.mark.parametrize("error", [ImportError, KeyError, ModelError])
+def test_a_library_that_catches_ctrl_c_while_models_load_is_interrupted(
+    run: Any, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    (tmp_path / "new.mp4").write_bytes(b"video")
+    monkeypatch.setattr(factory, "open_encoders", caught(error))
+    ran = run("ingest", tmp_path / "new.mp4", "--library", library)
+    assert (ran.code, ran.out.splitlines()[-1]) == (130, "interrupted; run the same command again to continue")
+    assert ran.err == "stopping\n"
+
+
+@pytest.mark.parametrize("error", [ImportError, KeyError, ModelError])
+def test_a_library_that_catches_ctrl_c_in_a_search_is_interrupted(
+    run: Any, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(SearchService, "search", caught(error))
+    ran = run("search", "fox", "--library", library)
+    assert (ran.code, ran.out, ran.err) == (130, "", "")
