@@ -45,8 +45,8 @@ from vfindex.storage.writer import Writer, locked, writing
 
 # Interval between attempts to lock a library that another run is writing to.
 POLL_S = 1.0
-# Settings of a model version that an upgrade made: its target, and that it was complete and put in use.
-_TARGET, _COMPLETE = "upgrade", "upgraded"
+# Setting of a model version that an upgrade makes: its target.
+_TARGET = "upgrade"
 # The models that targets of earlier versions name, each in a field of its own.
 _FORMER_KINDS: tuple[ModelKind, ...] = ("visual", "text", "speech", "screen")
 
@@ -95,6 +95,7 @@ def upgrade(
     except LibraryVersion:
         with writing(folder):  # brings a library of an older vfindex up to date, and refuses one of a newer
             before = _setup(old)
+    model_versions.begin(folder)
     number, target = _version_to_build(folder, before, settings, callbacks)
     place = model_versions.version_folder(folder, number)
     with writing(place) as writer:
@@ -125,7 +126,7 @@ def upgrade(
             catalog = builder.writer.catalog
             catalog.end_run(run.report.run_id, report.to_dict(os.fsdecode))
             if report.swapped:
-                catalog.put(_COMPLETE, "1")
+                catalog.put(model_versions.COMPLETE, "1")
                 # The log of the version goes into its database before the pointer to it.
                 if not builder.writer.checkpoint():
                     callbacks.say("a reader holds the new version's log; the next command that writes empties it")
@@ -283,7 +284,7 @@ def _begun(place: Path) -> tuple[Target | None, bool]:
     """Return the target of a model version, None if none is stored; and whether it was ever in use."""
     try:
         with writing(place) as writer:  # which brings a version of an older vfindex up to date
-            stored, complete = writer.catalog.get(_TARGET), writer.catalog.get(_COMPLETE) is not None
+            stored, complete = writer.catalog.get(_TARGET), writer.catalog.get(model_versions.COMPLETE) is not None
         return (Target.from_json(stored) if stored else None), complete
     except (LibraryDamaged, AttributeError, KeyError, TypeError, ValueError):
         return None, False

@@ -2,9 +2,11 @@
 
     <library>/               version 0: library.db, index/, query/, thumbs/
     <library>/editions/<n>/  later ones, each a whole library, made by an upgrade
-    <library>/current        a line a version: the one in use, below it earlier ones; absent: version 0 alone
+    <library>/current        a line a version: the one in use, below it earlier ones; absent before the first upgrade
 
-One rename of `current` switches or rolls back. Writers hold the library's lock.
+One rename of `current` switches or rolls back. Writers hold the library's lock. A version that an upgrade completed
+beside no `current` means that the file is lost: an upgrade writes it before it builds anything. Earlier versions of
+vfindex first wrote it when they switched.
 """
 
 from __future__ import annotations
@@ -13,12 +15,20 @@ import re
 import shutil
 from pathlib import Path
 
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+
+from vfindex.storage.db import schema
+from vfindex.storage.db.engine import connect, translated
+from vfindex.storage.db.migrations import applied_migrations
 from vfindex.storage.errors import LibraryDamaged, LibraryError
 from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, unreadable
-from vfindex.storage.files.regular import regular
+from vfindex.storage.files.regular import NotRegularError, regular
 from vfindex.storage.files.writes import replacing
 
 POINTER = "current"
+# Setting of a version that an upgrade completed; stored before the switch to it.
+COMPLETE = "upgraded"
 # The files of version 0, the database first: without it the rest does not count as a library. The patterns are of what
 # a killed migration or repair leaves, and of the database that a migration keeps.
 _OWN_FILES = ("library.db", "library.db[-.]*", "library.before-migration.db*", BACKUP)
@@ -34,22 +44,26 @@ def version_folder(folder: Path, number: int) -> Path:
 
 def history(folder: Path) -> list[int]:
     """Return the number of the version in use, then those used before it, latest first. Raises LibraryDamaged."""
+    pointer = folder / POINTER
     try:
-        with open(folder / POINTER, "rb", opener=regular) as file:
+        with open(pointer, "rb", opener=regular) as file:
             lines = file.read(_MAX_POINTER_BYTES).decode(errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
+        if any(_was_in_use(folder, number) for number in _editions(folder)):
+            raise LibraryDamaged(
+                f"{pointer} is missing, which says which model version of the library is in use; {_advice(folder)}"
+            ) from None
         return [0]
     except PermissionError as exc:
-        raise unreadable(folder / POINTER) from exc
+        raise unreadable(pointer) from exc
+    except NotRegularError as exc:
+        raise LibraryDamaged(f"{pointer} cannot be read ({exc.strerror}); move it away, and {_advice(folder)}") from exc
     except OSError as exc:
-        raise LibraryError(f"{folder / POINTER} cannot be read ({exc.strerror})") from exc
+        raise LibraryError(f"{pointer} cannot be read ({exc.strerror}); see to the disk, or {_advice(folder)}") from exc
     matches = [_LINE.fullmatch(line) for line in lines]
     numbers = [int(match[1] or 0) for match in matches if match]
     if not numbers or len(numbers) < len(lines) or len(set(numbers)) < len(numbers):
-        raise LibraryDamaged(
-            f"{folder / POINTER} does not say which model version of the library is in use; "
-            "write into it `.` for the first one, or `editions/` and the number of another"
-        )
+        raise LibraryDamaged(f"{pointer} does not say which model version of the library is in use; {_advice(folder)}")
     return numbers
 
 
@@ -57,22 +71,72 @@ def in_use(folder: Path) -> Path:
     """Return the folder of the version in use. Raises LibraryDamaged if it has neither a database nor its backup."""
     number = history(folder)[0]
     place = version_folder(folder, number)
-    if number and not (has_file(place / DATABASE) or has_file(place / BACKUP)):
+    if not _has_library(place) and (number or _libraries(folder)):
         raise LibraryDamaged(
-            f"{folder / POINTER} names editions/{number}, which holds no library; put that folder back, or write into "
-            "it `.` for the first model version, or `editions/` and the number of another"
+            f"{folder / POINTER} names `{_line(number)}`, which holds no library; put it back, or {_advice(folder)}"
         )
     return place
+
+
+def _has_library(place: Path) -> bool:
+    return has_file(place / DATABASE) or has_file(place / BACKUP)
+
+
+def _was_in_use(folder: Path, number: int) -> bool:
+    """Return whether a later version was ever in use; True if that cannot be known."""
+    place = version_folder(folder, number)
+    if not has_file(place / DATABASE) or not _has_library(folder):
+        return _has_library(place)  # an upgrade that has not switched leaves the version that it reads, and a database
+    engine = connect(place / DATABASE, write=False)
+    try:
+        with engine.connect() as connection:
+            if not applied_migrations(connection):
+                return False
+            key = schema.meta.c.key
+            return connection.scalar(select(key).where(key == COMPLETE)) is not None
+    except DBAPIError as exc:
+        if isinstance(fault := translated(exc), LibraryDamaged):
+            return True
+        raise fault from exc
+    finally:
+        engine.dispose()
+
+
+def _libraries(folder: Path) -> list[int]:
+    """Return the numbers of the versions that hold a library, increasing."""
+    return [number for number in (0, *_editions(folder)) if _has_library(version_folder(folder, number))]
+
+
+def _advice(folder: Path) -> str:
+    """Return what to write into a pointer that does not name a version."""
+    *others, last = [f"`{_line(number)}`" for number in _libraries(folder) or [0]]
+    return f"write into it {', '.join(others)} or {last}" if others else f"write into it {last}"
+
+
+def _line(number: int) -> str:
+    """Return the pointer's line of a version."""
+    return f"editions/{number}" if number else "."
+
+
+def _editions(folder: Path) -> list[int]:
+    """Return the numbers of the later versions, increasing."""
+    if not (folder / "editions").is_dir():
+        return []
+    names = (path.name for path in (folder / "editions").iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if _LINE.fullmatch(f"editions/{name}"))
 
 
 def unused(folder: Path) -> list[int]:
     """Return the numbers of the versions that are not in use, increasing."""
     using = history(folder)[0]
     found = [0] if (folder / "library.db").is_file() else []
-    if (folder / "editions").is_dir():
-        names = (path.name for path in (folder / "editions").iterdir() if path.is_dir())
-        found += sorted(int(name) for name in names if _LINE.fullmatch(f"editions/{name}"))
-    return [number for number in found if number != using]
+    return [number for number in (*found, *_editions(folder)) if number != using]
+
+
+def begin(folder: Path) -> None:
+    """Write the pointer of a library that has had no upgrade, before its first one builds anything."""
+    if not (folder / POINTER).exists():
+        _point(folder, [0])
 
 
 def put_in_use(folder: Path, number: int) -> None:
@@ -127,10 +191,9 @@ def discard(folder: Path, numbers: list[int]) -> int:
 
 def _point(folder: Path, numbers: list[int]) -> None:
     """Replace the pointer atomically."""
-    lines = [f"editions/{number}" if number else "." for number in numbers]
     try:
         with replacing(folder / POINTER) as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
+            file.write("".join(f"{_line(number)}\n" for number in numbers).encode())
     except OSError as exc:
         raise LibraryError(
             f"{folder / POINTER} could not be written ({exc.strerror}); the version in use has not changed: see to "

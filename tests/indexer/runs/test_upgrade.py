@@ -25,9 +25,11 @@ from vfindex.indexer.runs.run import Callbacks
 from vfindex.indexer.runs.upgrade import upgrade
 from vfindex.storage.db import engine
 from vfindex.storage.db.runs import runs
-from vfindex.storage.errors import LibraryVersion
+from vfindex.storage.errors import LibraryDamaged, LibraryVersion
+from vfindex.storage.index import model_versions
 from vfindex.storage.index.model_versions import history
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance.rollback import discard
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.writer import writing
 
@@ -101,6 +103,53 @@ def test_another_sampling_is_another_version(home: Path, made: Made, run: Upgrad
     again = ingest(home / "lib", [os.fsencode(made.base / "videos")], RunSettings(cache=models_cache))
     assert (again.unchanged, len(again.failed), again.indexed) == (3, 1, 0)
     assert commands(home / "lib") == ["ingest", "upgrade", "ingest"]
+
+
+def test_a_pointer_that_is_lost_after_the_swap_is_no_first_version(home: Path, run: Upgrade) -> None:
+    """Searches were answered from the old version, and `upgrade --discard` deleted the new one."""
+    assert run(sampling=FINER).swapped
+    (home / "lib" / "current").unlink()
+    for attempt in (Library.open, discard, lambda _: run()):
+        with pytest.raises(LibraryDamaged, match=r"current is missing.* write into it `\.` or `editions/1`$"):
+            attempt(home / "lib")
+    (home / "lib" / "current").write_text("editions/1\n")
+    assert discard(home / "lib")[0] == [0]
+    (home / "lib" / "current").unlink()
+    with pytest.raises(LibraryDamaged, match=r"write into it `editions/1`$"):
+        Library.open(home / "lib")
+
+
+@pytest.mark.parametrize("instant", ["put_in_use", "_point"])
+def test_an_upgrade_that_is_killed_at_the_swap_goes_on(
+    home: Path, run: Upgrade, monkeypatch: pytest.MonkeyPatch, instant: str
+) -> None:
+    """The new version is complete, as after a swap, but the pointer names the old one and is not lost."""
+    switched: list[int] = []
+
+    def die(_: Path, numbers: int | list[int]) -> None:
+        if numbers in (1, [1, 0]):
+            switched.append(1)
+            raise SystemExit
+        point(home / "lib", numbers)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        point = model_versions._point
+        patch.setattr(model_versions, instant, die)
+        with pytest.raises(SystemExit):
+            run(sampling=FINER)
+    assert (switched, history(home / "lib")) == ([1], [0])
+    report = run(sampling=FINER)
+    assert (report.swapped, report.version, report.decoded) == (True, 1, 0)
+    assert history(home / "lib") == [1, 0]
+
+
+def test_an_upgrade_begun_by_an_earlier_vfindex_goes_on(home: Path, run: Upgrade) -> None:
+    """It wrote the pointer at the end only."""
+    assert run(Callbacks(stop=lambda: True), sampling=FINER).interrupted
+    (home / "lib" / "current").unlink()
+    assert history(home / "lib") == [0]
+    report = run()
+    assert (report.swapped, report.version, report.after["sampling"]) == (True, 1, "1")
 
 
 def test_a_reader_of_the_new_version_does_not_prevent_the_swap(

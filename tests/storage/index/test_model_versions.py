@@ -11,8 +11,18 @@ from library_maker import add_video, axis, clip, install
 
 from vfindex.storage.errors import LibraryDamaged, LibraryError, LibraryLocked, LibraryNotFound
 from vfindex.storage.index import model_versions
-from vfindex.storage.index.model_versions import discard, history, in_use, put_in_use, roll_back, unused, version_folder
+from vfindex.storage.index.model_versions import (
+    COMPLETE,
+    discard,
+    history,
+    in_use,
+    put_in_use,
+    roll_back,
+    unused,
+    version_folder,
+)
 from vfindex.storage.library import Library
+from vfindex.storage.maintenance import rollback
 from vfindex.storage.migration import FORMER, NEW
 from vfindex.storage.writer import locked, writing
 
@@ -107,11 +117,69 @@ def test_a_pointer_that_is_none_is_refused(tmp_path: Path) -> None:
                 attempt(tmp_path)
 
 
+def finish(folder: Path, number: int) -> None:
+    """Mark a version as an upgrade does that is complete, before it puts it in use."""
+    with writing(version_folder(folder, number)) as writer:
+        writer.catalog.put(COMPLETE, "1")
+
+
+def refuse(folder: Path, sentence: str) -> None:
+    """Check that neither readers and writers go on, nor what deletes or returns to a version."""
+    before = sorted(folder.rglob("library.db"))
+    for attempt in (Library.open, lambda folder: writing(folder).__enter__(), rollback.discard, rollback.roll_back):
+        with pytest.raises(LibraryDamaged) as raised:
+            attempt(folder)
+        assert str(raised.value) == sentence
+    assert sorted(folder.rglob("library.db")) == before
+
+
+def test_a_lost_pointer_is_damage(folder: Path) -> None:
+    put_in_use(folder, 0)
+    finish(folder, 1)
+    put_in_use(folder, 1)
+    (folder / "current").unlink()
+    lost = f"{folder / 'current'} is missing, which says which model version of the library is in use; write into it "
+    refuse(folder, lost + "`.`, `editions/1` or `editions/2`")
+    (folder / "current").write_text("editions/1\n")
+    assert titles(folder) == ["a", "b"]
+    discard(folder, [0, 2])
+    (folder / "current").unlink()
+    refuse(folder, lost + "`editions/1`")
+    (folder / "current").write_text(".\n")
+    refuse(
+        folder, f"{folder / 'current'} names `.`, which holds no library; put it back, or write into it `editions/1`"
+    )
+
+
+def test_a_lost_pointer_is_damage_where_no_version_can_be_read(folder: Path) -> None:
+    finish(folder, 1)
+    (version_folder(folder, 1) / "library.db").write_bytes(b"no database " * 1000)
+    with pytest.raises(LibraryDamaged, match=r"current is missing"):
+        in_use(folder)
+    (version_folder(folder, 1) / "library.db").unlink()  # its library.json is left
+    with pytest.raises(LibraryDamaged, match=r"current is missing"):
+        in_use(folder)
+    (version_folder(folder, 1) / "library.json").unlink()
+    assert in_use(folder) == folder
+
+
+def test_an_upgrade_that_has_just_begun_needs_no_pointer(folder: Path) -> None:
+    """As one of an earlier vfindex, which wrote the pointer at the end."""
+    version_folder(folder, 3).mkdir()
+    version_folder(folder, 4).mkdir()
+    (version_folder(folder, 4) / "library.db").touch()
+    assert (in_use(folder), unused(folder)) == (folder, [1, 2, 3, 4])
+    for name in ("library.db", "library.json"):
+        (folder / name).unlink()
+    with pytest.raises(LibraryDamaged, match=r"current is missing"):  # no upgrade deletes the version that it reads
+        in_use(folder)
+
+
 def test_a_version_that_is_gone_is_named(folder: Path) -> None:
     put_in_use(folder, 2)
     for name in ("library.db", "library.json"):
         (version_folder(folder, 2) / name).unlink()
-    with pytest.raises(LibraryDamaged, match="names editions/2, which holds no library"):
+    with pytest.raises(LibraryDamaged, match="names `editions/2`, which holds no library"):
         Library.open(folder)
     with pytest.raises(LibraryDamaged), writing(folder):
         pass
