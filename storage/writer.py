@@ -19,7 +19,14 @@ from vfindex.storage.db.engine import checkpoint, translated
 from vfindex.storage.db.migrations import MIGRATIONS, applied_migrations
 from vfindex.storage.db.reader import Generation
 from vfindex.storage.db.scrubbing import SCRUB, Scrubbed, scrub
-from vfindex.storage.errors import LibraryError, LibraryLocked, LibraryNotFound, LibraryVersion, NotPublished
+from vfindex.storage.errors import (
+    LibraryDamaged,
+    LibraryError,
+    LibraryLocked,
+    LibraryNotFound,
+    LibraryVersion,
+    NotPublished,
+)
 from vfindex.storage.files.file_systems import refuse_network_folder
 from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, permission_wanted, refuse_unreadable, share
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
@@ -28,7 +35,7 @@ from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.shared import SharedSpec
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.library import Library, refuse_torn
-from vfindex.storage.meta import LibraryMeta, become_another, put_query_models, put_setup
+from vfindex.storage.meta import LibraryMeta, become_another, no_videos, put_query_models, put_setup
 from vfindex.storage.migration import discard_former, migrate_by_copy
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.next_index import LeftS
@@ -149,10 +156,22 @@ class Writer:
     # --- settings -----------------------------------------------------------------------------------------------
 
     def setup(self) -> Setup | None:
-        """Return the library's setup, None in a new library. Raises LibraryDamaged for one that has lost it."""
+        """Return the library's setup, None in a new library.
+
+        Raises LibraryDamaged for one that has lost it, or another setting, without which a run would go on otherwise.
+        """
         found = LibraryMeta(self.catalog).setup
         if found is None and (fault := lost_setup(self.catalog, self.folder)):
             raise fault
+        if found is not None and (lost := self.catalog.lost_settings()):
+            raise LibraryDamaged(f"{self.folder / DATABASE}: {lost}")
+        return found
+
+    def existing_setup(self) -> Setup:
+        """Return the setup. Raises LibraryNotFound for a library without videos, and as `setup` does."""
+        found = self.setup()
+        if found is None:
+            raise LibraryNotFound(no_videos(self.folder))
         return found
 
     def install(

@@ -51,7 +51,6 @@ from vfindex.storage.maintenance.salvage import Salvage
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.modalities import frame_modality, switches
 from vfindex.storage.records import SEARCHABLE, Clip, Document, Setup
-from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.user.repair import UserRepair, repair_user_data
 from vfindex.storage.writer import Writer, locked
 
@@ -119,7 +118,7 @@ def repair(folder: Path, settings: RunSettings, callbacks: Callbacks | None = No
 
     def setup(writer: Writer) -> Setup:
         report.settings = restore_settings(writer.catalog, writer.folder)
-        found = setup_of(writer.catalog, writer.folder)
+        found = writer.existing_setup()
         if saved is not None:
             report.saved, report.kept = salvage.rows, saved[1]
             report.unreadable = {name: _keys(ranges) for name, ranges in sorted(salvage.lost.items())}

@@ -14,7 +14,6 @@ from vfindex.storage.db.sources import known_files
 from vfindex.storage.errors import BUG
 from vfindex.storage.library import Library
 from vfindex.storage.records import KnownFile, Setup
-from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import Writer
 
 
@@ -27,7 +26,7 @@ def retry(folder: Path, paths: Sequence[bytes], settings: RunSettings, callbacks
     files: list[bytes] = []
 
     def setup(writer: Writer) -> Setup:
-        found = setup_of(writer.catalog, writer.folder)
+        found = writer.existing_setup()
         known = known_files(writer.catalog)
         named = [writer.catalog.path_of([path]) or path for path in paths]
         files.extend(chosen(known, named, quarantined=settings.quarantined))

@@ -24,7 +24,6 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_switch
 from vfindex.storage.modalities import ModalityName, get_modality, switches
 from vfindex.storage.records import SEARCHABLE, Setup
-from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import Writer
 
 
@@ -107,7 +106,7 @@ class VersionBuilder:
         """Return a run that adds what the new version lacks and removes what the old one no longer has."""
         return Command(
             "upgrade",
-            lambda writer: setup_of(writer.catalog, writer.folder),
+            Writer.existing_setup,
             self._scan,
             self._copy_ready,
             self._reuse_parts,

@@ -36,7 +36,6 @@ from vfindex.storage.db.videos import (
     delete_videos,
     discard_replaced,
     discard_staged,
-    has_videos,
     is_unfinished,
     replace_with_staged,
     thumbnails,
@@ -103,7 +102,7 @@ class Catalog:
 
     get = _in_transaction(integrity.setting)
     put = _in_transaction(integrity.put)
-    has_videos = _in_transaction(has_videos)
+    lost_settings = _in_transaction(integrity.lost_settings)
 
     def change(self) -> str | None:
         """Return what changed since the last published generation: None, `added`, or `stale` (deleted or changed)."""

@@ -6,8 +6,9 @@ seals; SQLite forgets these with the connection, and no statement can leave a se
 until the migration that adds the column. Vectors have a checksum of their own, and are too large to be written twice.
 
 A video's column `held` counts the rows of its own: places, tries, units, clips, vectors, rows of frames and segments.
-Settings count videos, roots and exclusions. Temporary triggers keep these too. NULL, as a row has it that was not
-counted yet, says nothing. Words of full text search are derived, and compared with what they are derived from.
+Settings count videos, roots, exclusions, labels and settings. Temporary triggers keep these too. NULL, as a row has it
+that was not counted yet, says nothing. Words of full text search are derived, and compared with what they are derived
+from.
 """
 
 from __future__ import annotations
@@ -142,9 +143,13 @@ COUNTED: Mapping[Table, tuple[str, str]] = {
         "run: vfindex repair, or remove the path again, so that no run indexes it: vfindex remove PATH",
     ),
     schema.label: ("label", "run: vfindex repair, and label again: vfindex label CLASSES"),
+    schema.meta: ("setting", "run: vfindex repair"),
 }
 COUNTS: Mapping[str, Table] = {f"rows of {table.name}": table for table in COUNTED}
 _IS_COUNT = f"key IN ({', '.join(map(repr, COUNTS))})"
+# Settings that come and go. All others stay once they are there; only these an older vfindex deletes, and counts none.
+PASSING = frozenset({"changed", "fold", "live_recall", "min_reader", "scrub", *COUNTS})
+_STAYS = f"key NOT IN ({', '.join(map(repr, sorted(PASSING)))})"
 # Tables whose rows go with a clip.
 _OF_CLIPS = (schema.embedding.name, schema.frame.name)
 # SQL of how many rows a video has.
@@ -170,7 +175,7 @@ def _triggers() -> Iterator[tuple[str, str]]:
             yield f"{event} ON main.{name}", _add(f"{sign} 1", f"(SELECT video_id FROM clip WHERE id = {row}.clip_id)")
         for key, table in COUNTS.items():
             change = f"UPDATE meta SET value = CAST(value {sign} 1 AS TEXT) WHERE key = '{key}'"
-            yield f"{event} ON main.{table.name}", change
+            yield f"{event} ON main.{table.name}", change + (f" AND {row}.{_STAYS}" if table is schema.meta else "")
 
 
 _CHANGES = (("-", "OLD"), ("+", "NEW"))
@@ -220,10 +225,9 @@ def count_frames(connection: Connection) -> None:
 
 def count_again(connection: Connection, table: Table, at_least: int = 0) -> None:
     """Set a table's count to the rows that are there, or `at_least`."""
-    query = (
-        f"INSERT OR REPLACE INTO meta (key, value) SELECT :key, CAST(max(count(*), :least) AS TEXT) FROM {table.name}"
-    )
-    connection.execute(text(query), {"key": f"rows of {table.name}", "least": at_least})
+    rows = f"SELECT :key, CAST(max(count(*), :least) AS TEXT) FROM {_counted(table)}"
+    values = {"key": f"rows of {table.name}", "least": at_least}
+    connection.execute(text(f"INSERT OR REPLACE INTO meta (key, value) {rows}"), values)
 
 
 def row_count(connection: Connection, table: Table) -> int | None:
@@ -232,17 +236,27 @@ def row_count(connection: Connection, table: Table) -> int | None:
     return int(stored) if isinstance(stored, str) and stored.isdecimal() else None
 
 
-def lost_rows(stream: Stream) -> dict[Table, str]:
-    """Return the tables that have lost rows -> a sentence."""
+def lost_rows(stream: Stream, tables: Iterable[Table] = COUNTED) -> dict[Table, str]:
+    """Return which of these tables have lost rows -> a sentence."""
     found = {}
-    for key, table in COUNTS.items():
-        query = text(f"SELECT value, (SELECT count(*) FROM {table.name}) AS now FROM meta WHERE key = :key")
-        for row in stream(query.bindparams(key=key)):
+    for table in tables:
+        query = text(f"SELECT value, (SELECT count(*) FROM {_counted(table)}) AS now FROM meta WHERE key = :key")
+        for row in stream(query.bindparams(key=f"rows of {table.name}")):
             had = int(row.value) if str(row.value).isdecimal() else 0
             if had > row.now:
                 noun, step = COUNTED[table]
                 found[table] = f"the library has lost {counted(had - row.now, noun)}; {step}"
     return found
+
+
+def lost_settings(connection: Connection) -> str | None:
+    """Return a sentence if settings are lost."""
+    return lost_rows(connection.execute, [schema.meta]).get(schema.meta)
+
+
+def _counted(table: Table) -> str:
+    """Return the SQL of the rows of a table that are counted."""
+    return f"{table.name} WHERE {_STAYS}" if table is schema.meta else table.name
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from vfindex.storage.db.documents import SEGMENT_COLUMNS
 from vfindex.storage.db.engine import Unchanged, any_text, begin_reading, time_limit, translated
 from vfindex.storage.db.integrity import diagnosis, is_broken, setting
 from vfindex.storage.db.migrations import complete, completing_statements, keep_completed
-from vfindex.storage.db.videos import StoredVideo, has_videos, named, searchable_ids, stored_video
+from vfindex.storage.db.videos import StoredVideo, named, searchable_ids, stored_video
 from vfindex.storage.errors import LibraryDamaged, LibraryError, QueryTimeout
 from vfindex.storage.files.names import resolve
 from vfindex.storage.ids import FEW_VIDEOS, union
@@ -431,10 +431,6 @@ class Snapshot:
     def searchable_counts(self) -> dict[str, int]:
         """Return the numbers of clips, of segments, and of clips by modality, of searchable videos."""
         return clips.searchable_counts(self._fetched)
-
-    def has_videos(self) -> bool:
-        """Return whether there is any video, searchable or not."""
-        return has_videos(self._connection)
 
     def video_ids(self) -> list[int]:
         """Return the ids of the searchable videos, in order of their first path."""

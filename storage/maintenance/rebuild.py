@@ -18,7 +18,6 @@ from vfindex.storage.library import Library
 from vfindex.storage.meta import LibraryMeta, put_fusion
 from vfindex.storage.qdrant.collection import BUILT_IN, QDRANT, server_of
 from vfindex.storage.records import FusionName
-from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import writing
 
 
@@ -47,7 +46,7 @@ def rebuild(folder: Path, form: FusionName | None = None, place: str | None = No
     server = None if place is None else server_of(place)
     Library.open(folder)
     with writing(folder) as writer:
-        setup_of(writer.catalog, writer.folder)
+        writer.existing_setup()
         fusion = chosen(writer.catalog, form)
         _drop_unreadable(writer.catalog)
         with writer.catalog.transaction() as connection:

@@ -100,7 +100,7 @@ def use_spec(folder: Path, path: Path) -> Generation:
     with writing(folder) as writer:
         meta = LibraryMeta(writer.catalog)
         try:
-            shared.check_fits(setup_of(writer.catalog, writer.folder), meta.priors)
+            shared.check_fits(writer.existing_setup(), meta.priors)
         except SpecFault as exc:
             raise UsageError(f"{path} cannot be used: {exc}") from exc
         return writer.publish_shared(shared)
@@ -110,7 +110,7 @@ def use_own_spec(folder: Path) -> Generation:
     """Publish the library's index with a spec of its own, as all later runs do. Raises LibraryError, NotPublished."""
     Library.open(folder)
     with writing(folder) as writer:
-        setup_of(writer.catalog, writer.folder)
+        writer.existing_setup()
         return writer.publish_shared(None)
 
 

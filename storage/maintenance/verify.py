@@ -22,7 +22,7 @@ from vfindex.storage.errors import (
     LibraryVersion,
     counted,
 )
-from vfindex.storage.files.permissions import is_allowed
+from vfindex.storage.files.permissions import BACKUP, is_allowed
 from vfindex.storage.ids import evenly_spaced, in_sorted
 from vfindex.storage.index.gate import SAMPLED_CLIPS, wrong_rows
 from vfindex.storage.index.reader import SEGMENT_SUFFIX
@@ -33,7 +33,7 @@ from vfindex.storage.maintenance.damage import damaged_videos, false_words
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.qdrant.index import OpenIndex, QdrantGeneration
-from vfindex.storage.settings_backup import lost_setup, read_backup
+from vfindex.storage.settings_backup import lost_setup, own_backup, read_backup
 from vfindex.storage.user.repair import user_faults
 
 _RESTORE = "; put back library.db from a backup, or run: vfindex repair"
@@ -165,7 +165,9 @@ def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification
 
 def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> None:
     """Add a problem if the database lacks commits from before the last publication."""
-    spare = read_backup(library.folder)
+    spare = own_backup(snapshot.connection, library.folder)
+    if spare is None and read_backup(library.folder) is not None:
+        result.problems.append(f"{BACKUP} is of another library; run: vfindex repair")
     generation = snapshot.generation()
     newest = 0 if generation is None else generation.id
     if spare is not None and newest < spare.generation:

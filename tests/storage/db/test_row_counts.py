@@ -11,7 +11,7 @@ from library_maker import add_video, axis, clip, install, place
 from sqlalchemy import text
 
 from vfindex.storage.db import schema, sources
-from vfindex.storage.db.integrity import HELD_NOW, broken_settings
+from vfindex.storage.db.integrity import HELD_NOW, PASSING, broken_settings
 from vfindex.storage.errors import Problem
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.damage import damaged_videos
@@ -54,6 +54,8 @@ def assert_counted(writer: Writer) -> None:
         for name in ("video", "root", "exclusion"):
             counted = connection.scalar(text(f"SELECT value FROM meta WHERE key = 'rows of {name}'"))
             assert counted == str(connection.scalar(text(f"SELECT count(*) FROM {name}")))
+        keys = set(connection.scalars(text("SELECT key FROM meta")))
+        assert connection.scalar(text("SELECT value FROM meta WHERE key = 'rows of meta'")) == str(len(keys - PASSING))
 
 
 def test_every_row_is_counted_whoever_writes_it(tmp_path: Path) -> None:
