@@ -166,7 +166,10 @@ def _check_thumbnails(library: Library, snapshot: Snapshot, result: Verification
 def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> None:
     """Add a problem if the database lacks commits from before the last publication."""
     spare = own_backup(snapshot.connection, library.folder)
-    if spare is None and read_backup(library.folder) is not None:
+    fault = None if snapshot.get("setup") else lost_setup(snapshot, library.folder)
+    if fault is not None:
+        result.problems.append(str(fault))
+    elif spare is None and read_backup(library.folder) is not None:
         result.problems.append(f"{BACKUP} is of another library; run: vfindex repair")
     generation = snapshot.generation()
     newest = 0 if generation is None else generation.id
@@ -177,8 +180,6 @@ def _check_loss(library: Library, snapshot: Snapshot, result: Verification) -> N
         )
     elif spare is None and newest == 0 and not result.clips and any(library.index.glob(f"*{SEGMENT_SUFFIX}")):
         result.problems.append(f"the database is empty, and there is a joint index of its clips{_RESTORE}")
-    if snapshot.get("setup") is None and (fault := lost_setup(snapshot, library.folder)):
-        result.problems.append(str(fault))
 
 
 def _check_generation(library: Library, snapshot: Snapshot, result: Verification) -> None:
