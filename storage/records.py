@@ -28,16 +28,23 @@ FusionName = Literal["concat", "mean", "weighted", "learned"]
 FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
 
 
+# Of a query's words, and of the values of filters.
+_OfWords = Literal["negation", "space", "prefix", "moments", "operator", "lacking", "common"]
+_OfValues = Literal["in", "lang", "speaker", "label", "exclude"]
+HintKind: TypeAlias = _OfWords | _OfValues
+
+
 @dataclass(frozen=True, slots=True)
 class Hint:
     """A remark on a probable misunderstanding; it changes no result. text: a line to print.
 
-    kind: a negation that excludes nothing, a prefix with a space behind it, a value of `in:`, `lang:`, `speaker:`,
+    kind: a negation that excludes nothing, a prefix with a space behind it, a word that is nearly a `prefix`, `moments`
+    without a time, an `operator` that there is not, a value of `in:`, `lang:`, `speaker:`,
     `label:` or `--exclude` that matches nothing, a prefix of what the library lacks, a required word in more texts than
     are searched (`common`).
     """
 
-    kind: Literal["negation", "space", "in", "lang", "speaker", "label", "exclude", "lacking", "common"]
+    kind: HintKind
     text: str
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 
 from vfindex.search.query.ast import STOP_WORDS, Query, Term
 from vfindex.search.query.filters import Unmatched
-from vfindex.storage.modalities import ModalityName, get_modality, prefixes
+from vfindex.search.query.parser import FILTER_EXAMPLES
+from vfindex.storage.modalities import ModalityName, get_modality, modality_names, prefixes
 from vfindex.storage.records import Hint
 from vfindex.storage.text.folding import folded
 
@@ -22,6 +24,15 @@ _LEADING, _IDIOMS = frozenset(_LEADING_WORDS.split()), frozenset(_IDIOM_WORDS.sp
 _JOINING = frozenset(["or", "and", "nor"])
 _END_OF_PHRASE = (",", ".", ";", ":", "!", "?")
 _MARKS = ",.;:!?()[]'\"…"
+# A word with a colon in it, as a prefix or a filter has. Not an address, a time, or a drive letter.
+_COLON_WORD = re.compile(r"(?P<name>[^\W\d_]{2,}):(?P<value>[^\s:/\\].*)")
+# The lowest similarity of a word to a prefix that it is taken for: one letter wrong in five or six.
+_NEAR = 0.8
+_OPERATORS = {
+    "OR": "ask for each by itself",
+    "AND": "leave it out; what has a prefix or quotation marks must occur, all of it",
+    "NOT": "to exclude, put a dash before a word",
+}
 
 
 def hints(
@@ -46,6 +57,7 @@ def hints(
             if _is_prefix(term) and not following.modality and not following.unlike:
                 text = f'"{term.text}" is searched like any other word; as a prefix it has no space behind it'
                 collected.append(Hint("space", f"{text}: {term}{following}"))
+        collected += _misread(moment.terms, is_alone=query.order is None)
         for words, excluded in _negations(moment.terms):
             text = f'"{words}" is searched like any other word and excludes nothing; to exclude, write: {excluded}'
             collected.append(Hint("negation", text))
@@ -75,6 +87,38 @@ def _unmatched(value: Unmatched) -> str:
         return f"label:{value.value} matches no label of this library; {there}"
     there = f"names like it: {near}" if near else "whole words of a name are compared, case does not count"
     return f"speaker:{value.value} matches no speaker that subtitles name in this library; {there}"
+
+
+def _misread(terms: Sequence[Term], *, is_alone: bool) -> Iterator[Hint]:
+    """Yield the hints for words that look like syntax. is_alone: the query has one moment."""
+    words = [term.text if term.is_plain else "" for term in terms]
+    for number, word in enumerate(words):
+        if written := _near_prefix(word):
+            yield Hint("prefix", f'"{word}" is searched like any other word; with the prefix, write: {written}')
+        others = [each for each in words if each not in ("", word)]
+        if word in _OPERATORS and 0 < number < len(words) - 1 and not (others and all(map(str.isupper, others))):
+            yield Hint("operator", f'"{word}" is searched like any other word; {_OPERATORS[word]}')
+    end = words.index("within") if "within" in words else len(words)
+    if is_alone and "then" in words[1 : end - 1]:
+        time = next((f"{each}s" for each in words[end + 1 :] if each.isdecimal()), "20s")
+        written = " ".join(map(str, (*terms[:end], "within", time)))
+        yield Hint("moments", f'"then" is searched like any other word; for two moments, end with a time: {written}')
+
+
+def _near_prefix(word: str) -> str:
+    """Return a word with the prefix or filter that it nearly has; "" for other words."""
+    found = _COLON_WORD.fullmatch(word)
+    if not found:
+        return ""
+    from difflib import get_close_matches  # 3 ms that few queries take
+
+    name, value = found["name"].lower(), found["value"]
+    if name == "text":  # of a title, or on the picture
+        return f"titled:{value} or written:{value}"
+    if name in modality_names():
+        return f"{get_modality(name).prefix}:{value}"
+    [near] = get_close_matches(name, [*prefixes(), *FILTER_EXAMPLES], 1, _NEAR) or [""]
+    return f"{near}:{value}" if near else ""
 
 
 def _is_prefix(term: Term) -> bool:

@@ -82,6 +82,53 @@ def test_a_prefix_of_what_the_library_lacks_gives_a_hint(question: str) -> None:
     assert not hints(parse("said:applause rain"), (), {"audio": "not in this library"})
 
 
+@pytest.mark.parametrize(
+    ("question", "written"),
+    [
+        *(("Said:helmet", "said:helmet"), ("title:trip", "titled:trip"), ("dog speech:bark", "said:bark")),
+        *(("LANG:en dog", "lang:en"), ("text:exit", "titled:exit or written:exit"), ("wirtten:exit", "written:exit")),
+    ],
+)
+def test_a_word_that_is_nearly_a_prefix_gives_a_hint(question: str, written: str) -> None:
+    [hint] = hints(parse(question), ())
+    assert (hint.kind, hint.text.rpartition("write: ")[2]) == ("prefix", written)
+    parse(f"dog {written}")
+
+
+@pytest.mark.parametrize(
+    "question", ["C:/videos", "at 10:30", "http://a.example/b", "foo:bar", "said:helmet", "note:this", "a:b", "said:"]
+)
+def test_other_words_with_a_colon_give_no_hint(question: str) -> None:
+    assert [each for each in hints(parse(question), ()) if each.kind == "prefix"] == []
+
+
+@pytest.mark.parametrize(
+    ("question", "written"),
+    [
+        ("dog barks then cat", "dog barks then cat within 20s"),
+        ("dog then cat within 30", "dog then cat within 30s"),
+        ('said:dog then "a cat"', 'said:dog then "a cat" within 20s'),
+    ],
+)
+def test_two_moments_without_a_time_give_a_hint(question: str, written: str) -> None:
+    [hint] = hints(parse(question), ())
+    assert (hint.kind, hint.text.rpartition("time: ")[2]) == ("moments", written)
+    assert parse(written).order == "then"
+
+
+@pytest.mark.parametrize("question", ["then we go", "dog then cat within 20s", "since then", "house near a lake"])
+def test_one_moment_gives_no_hint_of_two(question: str) -> None:
+    assert hints(parse(question), ()) == ()
+
+
+@pytest.mark.parametrize("operator", ["OR", "AND"])
+def test_operators_of_other_engines_give_a_hint(operator: str) -> None:
+    [hint] = hints(parse(f"said:dog {operator} said:cat"), ())
+    assert hint.kind == "operator" and hint.text.startswith(f'"{operator}" is searched like any other word; ')
+    for question in (f"DOG {operator} CAT", f"dog {operator.lower()} cat", f"{operator} gate", f'"dog {operator} cat"'):
+        assert hints(parse(question), ()) == ()
+
+
 def test_hints_change_no_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_query_vectors(monkeypatch, axis_of_digit)
     with writing(tmp_path) as writer:
