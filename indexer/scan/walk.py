@@ -60,6 +60,10 @@ _NEAR_MISS_WORDS = {
     "no_extension": ("the name has no extension", "name the file itself on the command line, or rename it"),
 }
 
+# What shows that a folder is a library of vfindex, and its parts without videos: a thumbnail is no near miss.
+_MARKS_OF_LIBRARY = {b"library.db", b"lock"}
+_PARTS_OF_LIBRARY = {b"index", b"query", b"thumbs", b"questions", b"editions"}
+
 FINGERPRINT_VERSION = "a"  # changes with the hashed data, so old and new fingerprints never compare equal
 FINGERPRINT_BLOCK_BYTES = 1 << 20
 
@@ -145,7 +149,8 @@ def discover(
 
     A named file is `Found` whatever its extension; a named link is resolved. Inside folders, symbolic links and hidden
     names are ignored; near misses are images, audio, playlists, Flash and names without extension; system
-    folders (recycle bins, previews and snapshots of network disks) are not entered; anything else yields nothing.
+    folders (recycle bins, previews and snapshots of network disks) and the parts of any library of vfindex are not
+    entered; anything else yields nothing.
     Order: as named; in a folder first its files, then its folders, each sorted by bytes. Every file is yielded once,
     even if the named paths overlap. All paths are absolute bytes and need not be UTF-8.
 
@@ -286,6 +291,9 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
         except OSError as exc:
             yield Failed(os_problem(folder, "discover", exc))
         folders, files = _not_removed(folders, files, walk.removed)
+        if files.keys() >= _MARKS_OF_LIBRARY:
+            folders = [path for path in folders if os.path.basename(path) not in _PARTS_OF_LIBRARY]
+            del files[b"lock"]
         yield from sorted(system, key=lambda item: item.problem.path)
         pending.extend(sorted(folders, reverse=True))
         yield from _files(files, subtitle_folder_files(folder, map(os.path.basename, folders)), walk)

@@ -49,6 +49,18 @@ def problems(found: list[Discovered]) -> dict[str, str]:
     }
 
 
+def test_the_parts_of_another_library_are_not_entered(root: Path) -> None:
+    put(root, "lib/library.db", "lib/lock", "lib/thumbs/a1/p.webp", "lib/index/1.joint", "lib/editions/1/lock")
+    put(root, "lib/a.mp4", "lib/trip/b.mp4", "lib/lost", "thumbs/p.webp", "no/library.db", "no/thumbs/q.webp")
+    found = walk(root)
+    assert names(found, root) == ["lib/a.mp4", "lib/trip/b.mp4"]
+    assert problems(found) == {
+        "lost": "Skipped no_extension",
+        "p.webp": "Skipped picture",
+        "q.webp": "Skipped picture",
+    }
+
+
 def test_sorts_names_into_videos_near_misses_and_the_rest(root: Path) -> None:
     put(root, "b.MKV", "a.mp4", "g.gif", "sub/c.webm", "p.PNG", "s.wav", "l.m3u8", "f.swf", "plain", "t.srt", "x.py")
     put(root, ".hidden.mp4", ".cache/d.mp4", "Talk. Part 2")
