@@ -290,19 +290,19 @@ def _folder(root: bytes, walk: _Walk) -> Iterator[Discovered]:
                         walk.links += 1
         except OSError as exc:
             yield Failed(os_problem(folder, "discover", exc))
-        folders, files = _not_removed(folders, files, walk.removed)
-        if files.keys() >= _MARKS_OF_LIBRARY:
-            folders = [path for path in folders if os.path.basename(path) not in _PARTS_OF_LIBRARY]
-            del files[b"lock"]
+        folders, files = _wanted(folders, files, walk.removed)
         yield from sorted(system, key=lambda item: item.problem.path)
         pending.extend(sorted(folders, reverse=True))
         yield from _files(files, subtitle_folder_files(folder, map(os.path.basename, folders)), walk)
 
 
-def _not_removed(
+def _wanted(
     folders: list[bytes], files: dict[bytes, os.DirEntry[bytes]], removed: frozenset[bytes]
 ) -> tuple[list[bytes], dict[bytes, os.DirEntry[bytes]]]:
-    """Return the folders and files of one folder that a user has not removed from the library."""
+    """Return the folders and files of one folder without parts of a library, and what a user has removed from this."""
+    if files.keys() >= _MARKS_OF_LIBRARY:
+        folders = [path for path in folders if os.path.basename(path) not in _PARTS_OF_LIBRARY]
+        del files[b"lock"]
     if removed:
         folders = [path for path in folders if exclusion_key(path) not in removed]
         files = {name: entry for name, entry in files.items() if exclusion_key(entry.path) not in removed}
