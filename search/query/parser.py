@@ -38,7 +38,7 @@ _PREFIX = re.compile(rf"(?P<prefix>\w+){_COLON}(?=\S)")
 _FILTER = re.compile(rf"(?P<dash>[{_DASH}]?)(?P<name>in|after|before|longer|shorter|lang|speaker|label){_COLON}")
 _TOKEN = re.compile(r"\S+")
 _HAS_WORD = re.compile(r"\w")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE = re.compile(r"([0-9]{4})(-[0-9]{2})?(-[0-9]{2})?")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|sec|seconds?|m|min|minutes?|h|hours?)")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{1,8})*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -195,9 +195,10 @@ def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date
         seconds = _seconds(value)
         if seconds is not None:
             return f"{name}_s", seconds
-    if name in ("after", "before") and _DATE.fullmatch(value):
+    if name in ("after", "before") and (match := _DATE.fullmatch(value)):
+        first = (match[1], match[2] or "-01", match[3] or "-01")  # of the year or month
         try:
-            return ("since" if name == "after" else "until"), date.fromisoformat(value)
+            return ("since" if name == "after" else "until"), date.fromisoformat("".join(first))
         except ValueError:
             raise QueryError(f"there is no day {value}", position) from None
     raise QueryError(f"the filter {name}: does not take {value!r}; write it as in {FILTER_EXAMPLES[name]}", position)

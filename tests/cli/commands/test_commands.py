@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vfindex.indexer.runners.local import default_workers
 from vfindex.indexer.runs import ingest as indexer_ingest
 from vfindex.indexer.runs.report import Progress, Report
 from vfindex.search.engine import SearchEngine
+from vfindex.search.query.parser import parse
 from vfindex.storage.library import Library
 from vfindex.storage.writer import writing
 
@@ -62,6 +64,12 @@ def test_every_example_is_one_that_its_command_takes(name: str) -> None:
     program, command, *arguments = shlex.split(COMMANDS[name].EXAMPLE)
     assert (program, command) == ("vfindex", name)
     command_line().commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("name", command_line().commands)
+def test_the_query_of_every_example_is_one(name: str) -> None:
+    for argument in shlex.split(import_module(f"vfindex.cli.commands.{name}").EXAMPLE):
+        parse(argument, wordless=True)
 
 
 def test_defaults_in_the_help_are_the_code_s(run: Any) -> None:

@@ -154,6 +154,10 @@ def test_filters() -> None:
     assert not parse("dog").filters
 
 
+def test_a_month_or_a_year_is_its_first_day() -> None:
+    assert parse("dog after:2024 before:2025-03").filters == Filters(since=date(2024, 1, 1), until=date(2025, 3, 1))
+
+
 @pytest.mark.parametrize(
     ("text", "position", "says"),
     [
@@ -170,7 +174,9 @@ def test_filters() -> None:
         ("longer:60s", 10, "filters and no words"),
         ("dog longer: 60s", 4, "right after the colon, as in longer:60s"),
         ("dog longer:60", 11, "write it as in longer:60s"),
-        ("dog after:2026", 10, "write it as in after:2026-01-31"),
+        ("dog after:26", 10, "write it as in after:2026-01-31"),
+        ("dog after:2026-1", 10, "write it as in after:2026-01-31"),
+        ("dog after:2026-13", 10, "no day 2026-13"),
         ("dog before:2026-02-30", 11, "no day 2026-02-30"),
         ("dog lang:english", 9, "write it as in lang:en"),
         ("dog speaker:?!", 12, 'write it as in speaker:"Jane Doe"'),
