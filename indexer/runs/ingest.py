@@ -22,7 +22,8 @@ from vfindex.indexer.scan.missing import excluded
 from vfindex.indexer.scan.walk import Discovered, Exclusions, Sift, discover
 from vfindex.storage.db.sources import Root, exclusions, forget_exclusions, remember, roots
 from vfindex.storage.db.units import unread_videos
-from vfindex.storage.errors import ModelError, UsageError, counted
+from vfindex.storage.errors import LibraryNotFound, ModelError, UsageError, counted
+from vfindex.storage.library import Library
 from vfindex.storage.meta import put_switch
 from vfindex.storage.modalities import NOT_READ, ModalityName, get_modality, switches
 from vfindex.storage.records import FileState, Hint, Setup
@@ -41,8 +42,10 @@ def ingest(
     """Index the videos at and below `paths` into the library in `folder`, and return what became of every file.
 
     name: of the command, as stored with the run. sift: returns whether to read a file of a folder now; None: all.
-    Raises as `execute`; UsageError for a preset or a sampling that is not the library's.
+    Raises as `execute`; UsageError for a preset or a sampling that is not the library's, and before a new library is
+    made among the videos.
     """
+    _refuse_own_folder(folder, paths)
     callbacks = callbacks or Callbacks()
     exclude = Exclusions(settings.exclude)
     hints: list[str] = []
@@ -134,9 +137,26 @@ def _unmatched(glob: str) -> Hint:
 
 def _roots(folder: Path, paths: Sequence[bytes], exclude: tuple[str, ...]) -> list[Root]:
     """Return the paths that exist outside the library, links resolved."""
-    library = os.path.realpath(os.fsencode(folder)) + b"/"
-    real = [os.path.realpath(path) for path in paths]
-    return [Root(path, exclude) for path in real if os.path.exists(path) and not (path + b"/").startswith(library)]
+    real = [os.path.realpath(path) for path in paths if not _is_inside(path, folder)]
+    return [Root(path, exclude) for path in real if os.path.exists(path)]
+
+
+def _is_inside(path: bytes, folder: Path) -> bool:
+    return (os.path.realpath(path) + b"/").startswith(os.path.realpath(os.fsencode(folder)) + b"/")
+
+
+def _refuse_own_folder(folder: Path, paths: Sequence[bytes]) -> None:
+    """Raise UsageError if a new library would be made in the folder of the videos."""
+    inside = [path for path in paths if _is_inside(path, folder)]
+    if not inside:
+        return
+    try:
+        Library.open(folder).close()
+    except LibraryNotFound:
+        raise UsageError(
+            f"{os.fsdecode(inside[0])}: the library {folder} would be made among the videos; name another folder with "
+            "--library"
+        ) from None
 
 
 def _setup(writer: Writer, settings: RunSettings, callbacks: Callbacks) -> Setup:

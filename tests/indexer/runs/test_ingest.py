@@ -93,6 +93,14 @@ def test_a_folder_becomes_a_library_that_answers(tmp_path: Path, videos: Path, r
     assert (result.problems, result.notes, result.videos) == ([], [], 3)
 
 
+@pytest.mark.parametrize("name", ["", "v002.mp4"])
+def test_no_library_is_made_among_the_videos(videos: Path, models_cache: Path, name: str) -> None:
+    before = sorted(videos.rglob("*"))
+    with pytest.raises(UsageError, match="would be made among the videos"):
+        ingest(videos, [os.fsencode(videos / name)], RunSettings(cache=models_cache))
+    assert sorted(videos.rglob("*")) == before
+
+
 def test_what_a_run_leaves_is_collected(tmp_path: Path, run: Ingest) -> None:
     make_video(tmp_path / "videos.mp4", shots=[Shot("red", 1)])
     run(tmp_path / "videos.mp4")
