@@ -40,6 +40,13 @@ def test_the_commands_exist_as_written() -> None:
         assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
+def test_a_run_that_begins_late_ends_within_a_night() -> None:
+    """By then `--until 06:00` is tomorrow's, and a persistent timer begins at any hour."""
+    assert "Persistent" not in block("vfindex.timer`:")
+    reindex = next(each for each in commands() if "--until" in each)
+    assert reindex[reindex.index("--max-hours") + 1] == "5"
+
+
 def test_systemd_accepts_the_files(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
