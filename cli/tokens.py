@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from pathlib import Path
 
 from vfindex.cli.options import LLM_KEY, data_folder, own_text
@@ -42,7 +43,7 @@ def kept_tokens() -> tuple[Tokens, Path]:
 
 
 def _read(path: Path) -> Tokens:
-    again = f"delete it, and vfindex serve makes another: rm {path}"
+    again = f"delete it, and vfindex serve makes another: rm {shlex.quote(str(path))}"
     words = own_text(path, again).split()
     if len(words) != 4 or words[::2] != ["write", "read"]:
         raise UsageError(f"{path} does not hold the two tokens of vfindex serve; {again}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import weakref
 from collections.abc import Callable
 from functools import wraps
@@ -74,7 +75,8 @@ class Library:
                 refuse_unreadable(database.with_name(database.name + suffix))
         else:
             raise lost_database(place, "is missing") or LibraryNotFound(
-                f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library {folder}"
+                f"there is no library in {folder}; make one with: vfindex ingest VIDEOS --library "
+                f"{shlex.quote(str(folder))}"
             )
         return cls(place, folder, corrected=corrected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ def export_command(
     if json:
         print_json({"spec": shared.hash, "clips": shared.clips, "libraries": len(folders)})
     else:
-        use = plain(f"use it in a library with: vfindex spec use {file} --library DIR")
+        use = plain(f"use it in a library with: vfindex spec use {shlex.quote(str(file))} --library DIR")
         print(f"spec {shared.hash} of {counted(shared.clips, 'clip')}; {use}")
 
 

@@ -161,8 +161,8 @@ def test_readers_do_not_wait_for_the_writer(folder: Path) -> None:
 
 
 def test_a_missing_library_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(LibraryNotFound, match="vfindex ingest"):
-        Library.open(tmp_path)
+    with pytest.raises(LibraryNotFound, match=f"vfindex ingest VIDEOS --library '{tmp_path}/my videos'$"):
+        Library.open(tmp_path / "my videos")
 
 
 def test_old_generations_are_dropped(folder: Path) -> None:

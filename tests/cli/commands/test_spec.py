@@ -16,8 +16,8 @@ def test_two_libraries_share_a_spec(run: Any, library: Path, tmp_path: Path) -> 
     for folder in (library, other):
         used = json.loads(run("spec", "use", file, "--library", folder, "--json").out)
         assert used == {"spec": exported["spec"], "shared": True, "clips": exported["clips"] // 2}
-    again = run("spec", "export", tmp_path / "again.json", "--library", other)
-    assert exported["spec"] in again.out and f"vfindex spec use {tmp_path / 'again.json'} --library DIR" in again.out
+    again = run("spec", "export", tmp_path / "a gain.json", "--library", other)
+    assert exported["spec"] in again.out and f"vfindex spec use '{tmp_path}/a gain.json' --library DIR" in again.out
     own = run("spec", "use", "--own", "--library", other)
     assert "with its own spec" in own.out and exported["spec"] not in own.out
 
