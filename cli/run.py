@@ -225,12 +225,15 @@ def print_report(report: Report, known: Collection[Problem] = ()) -> None:
 def _print_end(report: Report) -> None:
     """Print why a run ended before it was done, and how many files are left."""
     left = f": {counted(report.left, 'file')} left" if report.left else ""
-    if report.interrupted:
+    if report.interrupted and report.left == 0 and not report.coarse:
+        print("interrupted: no file is left; the next run brings the index up to date")
+    elif report.interrupted:
         print(f"interrupted{left}; run the same command again to continue")
     if report.not_published:
         say(report.not_published)
     if report.out_of_time:
-        print(f"out of time{left}; the next run continues")
+        unknown = " before all files were found" if report.left is None else ""
+        print(f"out of time{unknown}{left}; the next run continues")
 
 
 def _line(problem: Problem) -> str:

@@ -88,7 +88,7 @@ def _print(run: RunInfo) -> None:
         print(f"progress  {files_done(run.progress)}, at {run.progress.at}")
     report = run.report or {}
     for name in COUNTS:
-        if name in report:
+        if report.get(name) is not None:
             print(f"{label(name):9} {report[name]}")
     if report.get("video_seconds") and report.get("wall_s"):
         speed = report["video_seconds"] / report["wall_s"]

@@ -23,7 +23,7 @@ def run_page(run: RunInfo) -> str:
     """Return the page. Names and reasons are escaped."""
     report = run.report or {}
     facts = [("began", run.started_at), ("ended", run.finished_at or "not yet: in progress, or killed")]
-    facts += [(label(name), str(report[name])) for name in COUNTS if name in report]
+    facts += [(label(name), str(report[name])) for name in COUNTS if report.get(name) is not None]
     if report.get("video_seconds") and report.get("wall_s"):
         speed = report["video_seconds"] / report["wall_s"]
         facts.append(("video read", f"{clock(report['video_seconds'])}, {speed:.1f} times real time"))

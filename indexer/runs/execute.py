@@ -135,6 +135,7 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
                 run.sort(command.scan(run))
             run.restore_returned()
             command.scanned(run)
+            report.left = None if report.interrupted else len(run.todo) + len(run.new_text)
             if run.has_work():
                 if heard.note and LibraryMeta(writer.catalog).left_out.isdisjoint(spoken_modalities()):
                     callbacks.say(heard.note)
@@ -142,8 +143,9 @@ def execute(folder: Path, command: Command, settings: RunSettings, callbacks: Ca
                     callbacks.say(note)
                 progressive = is_progressive(run, settings, start)
                 index_files(run, with_recogniser(setup, heard), replace(settings, progressive=progressive))
-            report.out_of_time = report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
-            report.interrupted = report.interrupted and not report.out_of_time
+            is_late = report.interrupted and not callbacks.stop() and settings.left_s(start) is not None
+            report.out_of_time = is_late and (report.left != 0 or report.coarse > 0)
+            report.interrupted = report.interrupted and not is_late
             command.indexed(run)
             run.end(began, thorough=command.thorough)
             command.finish(run, setup)
@@ -264,28 +266,28 @@ def index_files(run: Run, setup: Setup, settings: RunSettings) -> None:
     Raises ModelError, LibraryVersion, ClusterError, UsageError (a runner that cannot be).
     """
     if run.report.interrupted:
-        run.leave()
+        run.leave_previews()
         return
     from vfindex.indexer.runs.refresh_text import refresh
     from vfindex.indexer.runs.scheduler import Scheduler
 
     run.reopen_past_bugs()
-    with _runner(run, setup, settings) as (runner, encoders):
-        new = Scheduler(run, runner, encoders, preview=bool(settings.progressive))
-        new.work()
-        refresh(run, encoders)
-        unfinished = len(run.previewed)
-        if not run.report.interrupted:
-            run.todo, run.previewed = run.previewed, deque()
-            again = Scheduler(run, runner, encoders)
-            again.work()
-            unfinished = again.total_files - again.done_files
+    new: Scheduler | None = None
+    again: Scheduler | None = None
+    try:
+        with _runner(run, setup, settings) as (runner, encoders):
+            new = Scheduler(run, runner, encoders, preview=bool(settings.progressive))
+            new.work()
             refresh(run, encoders)
-            unfinished += len(run.previewed)
-        run.report.gpu_busy = runner.gpu_busy()
-        run.report.left = new.total_files - new.done_files + len(run.new_text)
-        for _ in range(unfinished):
-            run.end_file("coarse")
+            if not run.report.interrupted:
+                run.todo, run.previewed = run.previewed, deque()
+                again = Scheduler(run, runner, encoders)
+                again.work()
+                refresh(run, encoders)
+            run.report.gpu_busy = runner.gpu_busy()
+    finally:  # after a second Ctrl-C as well
+        run.report.left = len(run.new_text) + (new.left if new else len(run.todo))
+        run.leave_previews(again.left if again else 0)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ class Report:
     unchanged: known content, at the same path or as a further copy. moved: known content at another path. reworded:
     known content with other sidecars; no frame was decoded. coarse: searchable by a preview, still to be indexed fully.
     partial: searchable, but a part could not be decoded. clips, video_seconds: added by this run. vanished: files that
-    are missing, or excluded now. left: files that the run did not reach. left_alone: roots that are missing, or have
+    are missing, or excluded now. left: files that the run did not reach, None if it
+    was broken off before all files were found. left_alone: roots that are missing, or have
     lost too many files at once to count them as deleted. notes: oddities of sidecars and subtitle tracks; their videos
     are counted elsewhere. left_out: number of skipped system folders and files, by kind. hints: globs of --exclude
     without a match.
@@ -37,7 +38,7 @@ class Report:
     failed: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
     vanished: int = 0
-    left: int = 0
+    left: int | None = None
     left_alone: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)

@@ -156,10 +156,9 @@ class Run:
         """Return whether any file is to be opened."""
         return bool(self.todo or self.previewed or self.new_text)
 
-    def leave(self) -> None:
-        """Report the files that an interrupted run leaves to the next one."""
-        self.report.left = len(self.todo) + len(self.new_text)
-        for _ in self.previewed:
+    def leave_previews(self, begun: int = 0) -> None:
+        """Count the previewed files that are left to the next run. begun: of those that the scheduler has taken."""
+        for _ in range(begun + len(self.previewed)):
             self.end_file("coarse")
 
     def restore_returned(self) -> None:

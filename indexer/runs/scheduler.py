@@ -87,6 +87,11 @@ class Scheduler:
         self.done_files = 0
         self.done_s = self.total_s = 0.0
 
+    @property
+    def left(self) -> int:
+        """The number of files that have not ended."""
+        return self.total_files - self.done_files
+
     def work(self) -> None:
         """Run until every file has ended, or the run is to stop."""
         while True:

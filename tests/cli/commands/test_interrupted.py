@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from vfindex.cli.run import print_report
 from vfindex.indexer.models import factory
+from vfindex.indexer.runs.report import Report
 from vfindex.indexer.runs.run import Run
 from vfindex.search.service import SearchService
 from vfindex.storage.errors import ModelError
@@ -52,11 +54,30 @@ def test_a_run_that_a_second_ctrl_c_ends_prints_its_report(
     monkeypatch.setattr(Run, "restore_returned", restored)
     ran = run(command, *paths, "--library", library, "--json")
     report = json.loads(ran.out)
-    assert (ran.code, report["interrupted"], report["found"]) == (130, True, 0)
+    assert (ran.code, report["interrupted"], report["found"], report["left"]) == (130, True, 0, None)
+    assert "left" not in run("runs", "show", report["run_id"], "--library", library).out
     assert report["run_id"] > 1
     assert ran.err.endswith("interrupted; run the same command again to continue\n")
     ran = run(command, *paths, "--library", library)
     assert (ran.code, ran.out.splitlines()[-1]) == (130, "interrupted; run the same command again to continue")
+
+
+def test_a_run_says_what_it_left(capsys: pytest.CaptureFixture[str]) -> None:
+    for report in (
+        Report(interrupted=True, left=2),
+        Report(interrupted=True, left=0, coarse=2),
+        Report(interrupted=True, left=0),
+        Report(out_of_time=True, left=1),
+        Report(out_of_time=True),
+    ):
+        print_report(report)
+    assert capsys.readouterr().out.splitlines()[1::2] == [
+        "interrupted: 2 files left; run the same command again to continue",
+        "interrupted; run the same command again to continue",
+        "interrupted: no file is left; the next run brings the index up to date",
+        "out of time: 1 file left; the next run continues",
+        "out of time before all files were found; the next run continues",
+    ]
 
 
 def test_a_rebuild_says_that_it_was_interrupted(run: Any, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +105,8 @@ def test_a_library_that_catches_ctrl_c_while_models_load_is_interrupted(
     (tmp_path / "new.mp4").write_bytes(b"video")
     monkeypatch.setattr(factory, "open_encoders", caught(error))
     ran = run("ingest", tmp_path / "new.mp4", "--library", library)
-    assert (ran.code, ran.out.splitlines()[-1]) == (130, "interrupted; run the same command again to continue")
-    assert ran.err == "stopping\n"
+    end = "interrupted: 1 file left; run the same command again to continue"
+    assert (ran.code, ran.out.splitlines()[-1], ran.err) == (130, end, "stopping\n")
 
 
 @pytest.mark.parametrize("error", [ImportError, KeyError, ModelError])

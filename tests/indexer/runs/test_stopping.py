@@ -22,9 +22,10 @@ from vfindex.indexer.pipeline import prepare
 from vfindex.indexer.pipeline.prepare import Prepared
 from vfindex.indexer.pipeline.stages import Indexed
 from vfindex.indexer.runners import local
-from vfindex.indexer.runs.execute import RunSettings
+from vfindex.indexer.runs.execute import Clock, RunSettings
 from vfindex.indexer.runs.ingest import ingest
 from vfindex.indexer.runs.reindex import reindex
+from vfindex.indexer.runs.report import Progress, RunInterrupted
 from vfindex.indexer.runs.run import Callbacks, Run
 from vfindex.indexer.runs.scheduler import POLL_S
 from vfindex.indexer.scan import missing as missing_module
@@ -76,7 +77,7 @@ def test_a_run_that_is_stopped_in_an_unchanged_tree_is_interrupted(
     report = ingest(tmp_path / "lib", [os.fsencode(tree)], settings, Callbacks(stop=lambda: True))
     assert (report.interrupted, report.found) == (True, 0)
     report = ingest(tmp_path / "lib", [os.fsencode(tree / "0001.mp4")], settings, Callbacks(stop=lambda: True))
-    assert (report.interrupted, report.left) == (True, 1)
+    assert (report.interrupted, report.left) == (True, None), "there may be more files than were seen"
     ended = RunSettings(models_cache, end_at=datetime.now(UTC) - timedelta(hours=1))
     report = reindex(tmp_path / "lib", ended)
     assert (report.out_of_time, report.interrupted) == (True, False)
@@ -128,6 +129,25 @@ def test_a_stop_is_seen_between_copies(tmp_path: Path, models_cache: Path) -> No
     stop = Callbacks(progress=lambda progress: done.append(progress.done_files), stop=lambda: len(done) >= 2)
     report = ingest(tmp_path / "lib", [os.fsencode(tmp_path / "videos")], settings, stop)
     assert (report.interrupted, report.left, len(done)) == (True, 7, 2)
+
+    def interrupted(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(RunInterrupted) as ended:
+        ingest(tmp_path / "lib", [os.fsencode(tmp_path / "videos")], settings, Callbacks(progress=interrupted))
+    assert (ended.value.report.interrupted, ended.value.report.left) == (True, 6)
+
+
+def test_a_run_whose_time_ends_with_its_last_file_is_complete(tmp_path: Path, models_cache: Path) -> None:
+    video = make_video(tmp_path / "a.mp4", shots=[Shot("red", 1)])
+    done: list[int] = []
+    clock = Clock(monotonic=lambda: 100.0 * len(done))
+    settings = RunSettings(
+        cache=models_cache, workers=1, asr=False, ocr=False, progressive=False, max_s=50, clock=clock
+    )
+    note = Callbacks(progress=lambda progress: done.append(progress.done_files))
+    report = ingest(tmp_path / "lib", [os.fsencode(video)], settings, note)
+    assert (report.indexed, report.left, report.out_of_time, report.interrupted) == (1, 0, False, False)
 
 
 def test_ctrl_c_abandons_a_publication(tmp_path: Path, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
