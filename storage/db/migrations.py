@@ -175,6 +175,8 @@ _TIMES, _VECTORS = f"substr(e.frames, 5, 8 * {_COUNT})", f"substr(e.frames, 5 + 
 # A damaged row stays one: no checksum is negative. Damaged text may not be UTF-8.
 _CHECKED = "CASE WHEN e.crc32 = crc32_of(CAST(e.vector AS BLOB), CAST(e.frames AS BLOB)) THEN crc32_of({}) ELSE -1 END"
 _STAGED = "substr(e.fingerprint, 1, 1) = '+'"
+# Column -> its value where it was another one, as `MIGRATIONS` make it too; `e` is the row.
+_FORMER = {"state_before": "e.state"}
 # Table -> column -> its value in a library from before the copy; `e` is the row.
 _EARLIER: Mapping[str, Mapping[str, str]] = {
     "embedding": {"crc32": _CHECKED.format("e.vector")},
@@ -373,7 +375,7 @@ def rows_of(table: Table, stored: Sequence[str], is_before: bool, *, place: str 
         is_known = name in stored or name not in ("seal", "held")
         if name in earlier and is_known and (counts or name != "held"):
             return f"{earlier[name].format(place=place)} AS {name}"
-        return f"e.{name}" if name in stored else f"{_default(column)} AS {name}"
+        return f"e.{name}" if name in stored else f"{_FORMER.get(name) or _default(column)} AS {name}"
 
     has_row_ids = not (is_before and _source(table, is_before) == schema.embedding.name)
     shown = ", ".join([*(["e.rowid AS rowid"] if has_row_ids else []), *map(value, table.columns)])

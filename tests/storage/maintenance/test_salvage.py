@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from library_maker import add_video, axis, clip, install
-from old_libraries import BEFORE_FRAMES, stored
+from old_libraries import BEFORE_FRAMES, BEFORE_TRACKS, FIRST, stored
 
 from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.maintenance.salvage import salvage, survey
@@ -180,9 +180,10 @@ def test_a_clip_that_no_longer_names_its_video_is_missed(database: Path, tmp_pat
     assert found.videos == {2}
 
 
-def test_a_library_from_before_the_frames_had_a_table_is_salvaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [FIRST, BEFORE_TRACKS, BEFORE_FRAMES])
+def test_a_library_from_before_the_frames_had_a_table_is_salvaged(version: str, tmp_path: Path) -> None:
     """What is salvaged is what a migration makes of the same library; a damaged row costs its video alone."""
-    sound, old = stored(BEFORE_FRAMES, tmp_path / "sound"), stored(BEFORE_FRAMES, tmp_path / "old")
+    sound, old = stored(version, tmp_path / "sound"), stored(version, tmp_path / "old")
     with writing(sound):
         pass
     assert salvage(old / "library.db", tmp_path / "new.db").videos == set()
