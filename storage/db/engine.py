@@ -382,7 +382,7 @@ def check_integrity(engine: Engine) -> list[str]:
 # Messages of SQLite without an error code of their own that none of our statements causes in a sound library.
 _DAMAGE = re.compile(
     "could not decode|no such (fts5 table|table|column|index|module|tokenizer)|has no column|malformed"
-    "|constructor failed|error in (table|view|index)|unrecognized token|file format|logic error",
+    "|constructor failed|error in (table|view|index)|unrecognized token|file format|logic error|foreign key mismatch",
     re.IGNORECASE,
 )
 _DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FORMAT}

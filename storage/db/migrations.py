@@ -25,7 +25,7 @@ from sqlalchemy import Column, Connection, DefaultClause, Table, insert, select,
 from vfindex.storage.db import schema
 from vfindex.storage.db.documents import rebuild_index, stored_fold
 from vfindex.storage.db.integrity import begin_counts, count_rows_of, is_broken, keep_seals, seal_rows, setting
-from vfindex.storage.errors import LibraryNotFound, LibraryVersion
+from vfindex.storage.errors import LibraryDamaged, LibraryNotFound, LibraryVersion
 from vfindex.storage.text.folding import FOLD, FOLD_KEY
 
 _NEWEST = "(SELECT watermark FROM generation ORDER BY id DESC LIMIT 1)"
@@ -163,6 +163,8 @@ EVERY_COLUMN = (
     "SELECT m.name, c.name FROM main.sqlite_master m JOIN pragma_table_info(m.name, 'main') c"
     " WHERE m.type = 'table' AND m.rootpage > 0 ORDER BY m.name, c.cid"
 )
+# Without it nobody knows the version of a library: its tables must not be taken for those of today.
+LOST_LIST = "library.db has lost the rows of its table migration; run: vfindex repair"
 # Keys in SQLAlchemy's `info` of a connection: the statements of `complete` whose tables and views it has, and of those
 # that its transaction has made.
 _COMPLETED, _COMPLETING = "completed", "completing"
@@ -194,7 +196,8 @@ _EARLIER: Mapping[str, Mapping[str, str]] = {
 def migrate(connection: Connection) -> None:
     """Bring the database up to date inside the caller's transaction.
 
-    Raises LibraryVersion if it holds migrations that this vfindex does not know.
+    Raises LibraryVersion if it holds migrations that this vfindex does not know, LibraryDamaged if it has lost their
+    list.
     """
     if is_before_copy(connection):
         raise LibraryVersion("this library was written by an older vfindex; run `vfindex ingest` once to update it")
@@ -241,15 +244,28 @@ def is_before_copy(connection: Connection) -> bool:
 
 
 def _lacking(connection: Connection) -> list[str]:
-    """Return the migrations that the database lacks, in order. Raises LibraryVersion if it has unknown ones."""
+    """Return the migrations that the database lacks, in order. Raises as `refuse_newer`, LibraryDamaged."""
     applied = applied_migrations(connection)
-    newer = sorted(set(applied) - set(MIGRATIONS))
+    refuse_newer(applied)
+    if not applied and has_tables(connection):
+        raise LibraryDamaged(LOST_LIST)
+    return [name for name in MIGRATIONS if name not in applied]
+
+
+def refuse_newer(applied: Iterable[str]) -> None:
+    """Raise LibraryVersion if a library has had a migration that this vfindex does not know."""
+    newer = sorted(set(applied) - MIGRATIONS.keys())
     if newer:
         raise LibraryVersion(
             f"this library was written by a newer vfindex (it has the migration '{newer[0]}'); "
             "upgrade with: pip install --upgrade vfindex"
         )
-    return [name for name in MIGRATIONS if name not in applied]
+
+
+def has_tables(connection: Connection) -> bool:
+    """Return whether a database has a table of a library."""
+    tables = connection.scalars(text("SELECT name FROM main.sqlite_master WHERE type = 'table'"))
+    return not schema.metadata.tables.keys().isdisjoint(tables)
 
 
 def _apply(connection: Connection, names: Sequence[str]) -> None:
@@ -294,10 +310,12 @@ def completing_statements(connection: Connection) -> tuple[str, ...]:
     """Return the SQL that gives a reader of an older library the tables and columns that it lacks; () if it lacks none.
 
     It makes temporary tables and views, which come before those of the library under the same names, see `complete`.
-    Raises LibraryNotFound for a database without tables, LibraryVersion for one that needs a
-    newer reader or lacks a breaking migration.
+    Raises LibraryNotFound for a database without tables, LibraryDamaged for one that has lost its list of migrations,
+    LibraryVersion for one that needs a newer reader or lacks a breaking migration.
     """
     applied = set(applied_migrations(connection))
+    if not applied and has_tables(connection):
+        raise LibraryDamaged(LOST_LIST)
     if not applied:
         raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")
     if "seal_all_rows" in applied:

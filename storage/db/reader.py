@@ -63,7 +63,8 @@ class Snapshot:
 
     Leaving its `with` block raises LibraryChanged if a writer changed the library and this user cannot lock it.
 
-    Raises, on opening, LibraryNotFound for a database without tables and LibraryVersion for one that it cannot read.
+    Raises, on opening, LibraryNotFound for a database without tables, LibraryVersion for one that it cannot read, and
+    LibraryDamaged.
     """
 
     def __init__(self, engine: Engine, until_s: float | None = None, corrections: Corrections = NO_CORRECTIONS) -> None:

@@ -1,16 +1,22 @@
-"""Damage in library.db: videos with damaged rows, and a full text index that differs from its documents."""
+"""Damage in library.db: lost tables, damaged rows of videos, a full text index that differs from its documents."""
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from vfindex.storage.db import schema
+from vfindex.storage.db.catalog import Catalog
 from vfindex.storage.db.engine import translated
 from vfindex.storage.db.integrity import damaged_rows, paths_of
+from vfindex.storage.db.migrations import BY_COPY, LOST_LIST, MIGRATIONS, applied_migrations, has_tables
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged, counted
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
@@ -21,6 +27,27 @@ _REPAIR = "; run: vfindex repair"
 MANY = 10_000
 # At most this many reasons are kept of a video; one is shown, with the number of the others.
 _MOST_REASONS = 100
+# Lost parts named in a sentence.
+_NAMED = 5
+# Selects the parts of a database; columns not of the virtual table of full text, which may be damaged.
+EVERY_PART = (
+    "SELECT tbl_name, type, name FROM main.sqlite_master WHERE type != 'view' AND name NOT LIKE 'sqlite_%'"
+    " UNION ALL SELECT m.name, 'column', c.name FROM main.sqlite_master m JOIN pragma_table_info(m.name, 'main') c"
+    " WHERE m.type = 'table' AND m.rootpage > 0 AND m.name NOT LIKE 'sqlite_%'"
+)
+_MAKES = re.compile(
+    r"CREATE (?:TABLE|INDEX|TRIGGER) IF NOT EXISTS (\w+)|ALTER TABLE (\w+) (?:ADD COLUMN|RENAME COLUMN \w+ TO) (\w+)"
+)
+# What the migration by copy makes: a table, and columns.
+_MADE_BY_COPY = ("frame", "video.staged", "embedding.id")
+
+
+class Part(NamedTuple):
+    """A table, a column, an index or a trigger, and the table that it is of."""
+
+    table: str
+    kind: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +57,68 @@ class DamagedVideo:
     id: int
     paths: tuple[bytes, ...]
     reasons: tuple[str, ...]
+
+
+def lost_parts(stored: Iterable[Sequence[str]], applied: Collection[str]) -> list[Part]:
+    """Return what a library has lost of the tables of its version, in order; of a lost table the table alone.
+
+    stored: rows of EVERY_PART. applied: its migrations. [] for a database without tables, and for a library of a newer
+    vfindex, whose tables are not known.
+    """
+    there = {Part(*row) for row in stored}
+    is_empty = schema.metadata.tables.keys().isdisjoint(part.name for part in there)
+    if is_empty or not MIGRATIONS.keys() >= set(applied):
+        return []
+    later = set(_made_by(MIGRATIONS.keys() - set(applied)))
+    lost = {part for part in _parts_of_today() - there if later.isdisjoint(_names(part))}
+    tables = {part.table for part in lost if part.kind == "table"}
+    return sorted(part for part in lost if part.kind == "table" or part.table not in tables)
+
+
+def lost_schema(engine: Engine) -> list[str]:
+    """Return what a library has lost of its tables, as sentences.
+
+    [] also where SQLite cannot read the list of tables, which its own check reports.
+    """
+    try:
+        with engine.connect() as connection:
+            applied = applied_migrations(connection)
+            faults = [LOST_LIST] if not applied and has_tables(connection) else []
+            parts = lost_parts(connection.exec_driver_sql(EVERY_PART).all(), applied)
+    except DBAPIError as exc:
+        if not isinstance(error := translated(exc), LibraryDamaged):
+            raise error from exc
+        return []
+    lost = [part for part in parts if part.name != schema.migration.name]  # already said
+    if lost:
+        words = [f"{kind} {name}" if kind != "column" else f"column {table}.{name}" for table, kind, name in lost]
+        more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+        faults.append(f"library.db has lost: {', '.join(words[:_NAMED])}{more}{_REPAIR}")
+    return faults
+
+
+@cache
+def _parts_of_today() -> frozenset[Part]:
+    catalog = Catalog.open(None)
+    try:
+        with catalog.transaction() as connection:
+            return frozenset(Part(*row) for row in connection.exec_driver_sql(EVERY_PART))
+    finally:
+        catalog.close()
+
+
+def _made_by(migrations: Collection[str]) -> Iterator[str]:
+    """Yield the names of tables, indexes, triggers and, as TABLE.COLUMN, of columns that migrations make."""
+    for statement in (statement for name in migrations for statement in MIGRATIONS[name]):
+        if made := _MAKES.match(statement):
+            yield made[1] or f"{made[2]}.{made[3]}"
+    if BY_COPY in migrations:
+        yield from _MADE_BY_COPY
+
+
+def _names(part: Part) -> set[str]:
+    """Return the names in `_made_by` under which a part, or its table, may be made."""
+    return {part.table, f"{part.table}.{part.name}" if part.kind == "column" else part.name}
 
 
 def damaged_videos(snapshot: Snapshot) -> list[DamagedVideo]:

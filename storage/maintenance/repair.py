@@ -22,7 +22,7 @@ from vfindex.storage.db.videos import delete_videos, video_values
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.permissions import DATABASE, has_file
 from vfindex.storage.files.replacement import discard_database, refuse_linked, replace_database
-from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents
+from vfindex.storage.maintenance.damage import damaged_videos, indexed_documents, lost_schema
 from vfindex.storage.maintenance.salvage import Salvage, salvage
 from vfindex.storage.records import Document, Video
 from vfindex.storage.settings_backup import INODE, restore
@@ -46,10 +46,10 @@ class Waiting:
 
 
 def salvage_database(place: Path) -> tuple[Salvage, Path | None] | None:
-    """Replace a library.db that is missing, or that SQLite finds damaged, by a salvaged one.
+    """Replace a library.db that is missing, that SQLite finds damaged, or that lost tables, by a salvaged one.
 
     place: folder of a model version, locked by the caller. Return the salvage and the path of the old one, None for a
-    missing or empty one; None if SQLite finds no fault. The new file is complete and synced before it gets the name;
+    missing or empty one; None for a sound database. The new file is complete and synced before it gets the name;
     the old one is kept. Raises LibraryDamaged, LibraryError.
     """
     database = place / DATABASE
@@ -74,10 +74,13 @@ def salvage_database(place: Path) -> tuple[Salvage, Path | None] | None:
 
 
 def _is_sound(database: Path) -> bool:
-    """Return whether SQLite finds no fault. A full text index that cannot be read cannot be dropped either."""
+    """Return whether SQLite finds no fault, and nothing of the schema is lost.
+
+    A full text index that cannot be read cannot be dropped either.
+    """
     engine = connect(database, write=False)
     try:
-        return not check_integrity(engine) and indexed_documents(engine) is not None
+        return not (check_integrity(engine) or lost_schema(engine)) and indexed_documents(engine) is not None
     finally:
         engine.dispose()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +30,12 @@ from vfindex.storage.db.integrity import (
     put,
     register,
 )
-from vfindex.storage.db.migrations import EVERY_COLUMN, temporary_tables
+from vfindex.storage.db.migrations import BREAKING, EVERY_COLUMN, MIN_READER, refuse_newer, temporary_tables
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.errors import LibraryDamaged, LibraryVersion
 from vfindex.storage.files.permissions import has_file
 from vfindex.storage.joint.codecs import checksum
-from vfindex.storage.maintenance.damage import damaged_videos
+from vfindex.storage.maintenance.damage import EVERY_PART, damaged_videos, lost_parts
 from vfindex.storage.modalities import MODALITIES
 from vfindex.storage.settings_backup import read_backup, restore
 
@@ -48,6 +48,8 @@ MAX_KEY = 2**62
 _BLOBS: Mapping[Table, tuple[str, ...]] = {schema.embedding: ("vector",), schema.frame: ("times", "vectors")}
 # Not copied: documents are made from titles and segments, migrations by opening the new database.
 _DERIVED = ("document", "migration")
+# Tables whose rows go into the new database.
+_NAMES = schema.metadata.tables.keys() - {"migration"}
 # Videos that may have lost rows of a table in a range of keys: a unit's rows were written one after the other, so that
 # those of a lost range belong to its neighbours, or to what has none at all of its own any more.
 _NEIGHBOURS = (
@@ -83,7 +85,7 @@ def salvage(damaged: Path, target: Path) -> Salvage:
     """Copy the readable rows of the database `damaged` into a new one, `target`, a single file when this returns.
 
     Tables are read by their keys; indexes and the full text index are rebuilt. Raises LibraryDamaged if the list of
-    tables or the library's settings cannot be read.
+    tables or the library's settings cannot be read, LibraryVersion for a library of a newer vfindex.
     """
     catalog = Catalog.open(target)
     try:
@@ -112,6 +114,7 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
     found = Salvage()
     with closing(_open(damaged) or sqlite3.connect(":memory:")) as source, catalog.transaction() as connection:
         is_before = _show_as_today(source)
+        found.lost = {table: [(0, MAX_KEY)] for table in _lost_tables(source)}
         keep_no_counts(connection)
         # Generations come last: before the first of them no vector is recorded as changed. So do labels: a vector that
         # is inserted deletes those of its clip.
@@ -128,7 +131,7 @@ def _copy_all(damaged: Path, catalog: Catalog, *, blobs: bool) -> Salvage:
         _write_words(source, connection, found)
         _keep_counting(source, connection)
         name = schema.index_change.name
-        if name in found.lost or not _columns(source, name):
+        if name in found.lost or not _columns(source, name) or not _records_changes(source):
             # It is unknown which rows of the index are valid: searches scan exactly until the repair publishes.
             connection.execute(text("DELETE FROM generation"))
         put(connection, "changed", "stale")
@@ -172,6 +175,41 @@ def _show_as_today(source: sqlite3.Connection) -> bool:
     for statement in temporary_tables(source.execute(EVERY_COLUMN).fetchall(), counts=False):
         source.execute(statement)
     return "frames" in _columns(source, schema.embedding.name)
+
+
+def _lost_tables(source: sqlite3.Connection) -> list[str]:
+    """Return the lost tables whose rows would be copied. Raises LibraryVersion for a library of a newer vfindex."""
+    applied: list[str] = []
+    with suppress(sqlite3.DatabaseError):
+        applied += (name for (name,) in source.execute("SELECT name FROM main.migration"))
+    parts = source.execute(EVERY_PART).fetchall()
+    refuse_newer(applied)
+    if not applied:
+        _refuse_unknown(source, parts)
+    return [part.name for part in lost_parts(parts, applied) if part.kind == "table" and part.name in _NAMES]
+
+
+def _refuse_unknown(source: sqlite3.Connection, parts: Collection[Sequence[str]]) -> None:
+    """Raise LibraryVersion if a library without its list of migrations has what this vfindex would not copy."""
+    known = {f"{table.name}.{column.name}" for table in schema.metadata.sorted_tables for column in table.columns}
+    columns = {f"{table}.{name}" for table, kind, name in parts if kind == "column" and table in _NAMES}
+    unknown = sorted(columns - known - {"embedding.frames"})  # these until `BY_COPY`
+    least = f"SELECT value FROM meta WHERE key = ? AND NOT ({is_broken(schema.meta)})"
+    row = None
+    with suppress(sqlite3.DatabaseError):
+        row = source.execute(least, (MIN_READER,)).fetchone()
+    if unknown or (row and str(row[0]).isdecimal() and int(row[0]) > len(BREAKING)):
+        raise LibraryVersion(
+            "library.db has lost the rows of its table migration, and was written by a newer vfindex; "
+            "upgrade with: pip install --upgrade vfindex, then run: vfindex repair"
+        )
+
+
+def _records_changes(source: sqlite3.Connection) -> bool:
+    """Return whether the triggers are there that record changed vectors."""
+    names = ", ".join(f"'index_change_{event}'" for event in ("insert", "update", "delete"))
+    query = f"SELECT count(*) FROM main.sqlite_master WHERE type = 'trigger' AND name IN ({names})"
+    return bool(source.execute(query).fetchone() == (3,))
 
 
 def _columns(source: sqlite3.Connection, table: str) -> list[str]:
@@ -277,8 +315,11 @@ def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int:
 def _write_words(source: sqlite3.Connection, connection: Connection, found: Salvage) -> None:
     """Insert the documents of salvaged titles, tags and segments."""
     videos = set(connection.scalars(text("SELECT id FROM video")))
-    for video_id, segment_id, kind, words in _rows(source, "document", "video_id, segment_id, kind, text", found):
-        if segment_id is None and video_id in videos:
+    columns = f"rowid, {is_broken(schema.document)}, video_id, segment_id, kind, text"
+    for id_, is_false, video_id, segment_id, kind, words in _rows(source, "document", columns, found):
+        if is_false or not (isinstance(kind, str) and isinstance(words, str)):
+            found.lost.setdefault("document", []).append((id_, id_))
+        elif segment_id is None and video_id in videos:
             insert_document(connection, {"video_id": video_id, "kind": kind, "text": words})
     for row in connection.execute(text("SELECT video_id, id, track, text FROM segment ORDER BY id")).all():
         values = {"video_id": row.video_id, "segment_id": row.id, "kind": row.track, "text": row.text}

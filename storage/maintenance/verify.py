@@ -29,7 +29,7 @@ from vfindex.storage.index.reader import SEGMENT_SUFFIX
 from vfindex.storage.index.tuning import FLOOR, recall_at_10
 from vfindex.storage.library import Library, again_if_changed
 from vfindex.storage.maintenance.assets import head_faults, is_whole, query_faults, stray_thumbnails
-from vfindex.storage.maintenance.damage import damaged_videos, false_words
+from vfindex.storage.maintenance.damage import damaged_videos, false_words, lost_schema
 from vfindex.storage.maintenance.salvage import survey
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.qdrant.index import OpenIndex, QdrantGeneration
@@ -75,7 +75,7 @@ def _verification(library: Library) -> Verification:
         result.problems += user_faults(library.root)
     except LibraryVersion as exc:
         result.notes.append(f"marks and saved questions were not checked: {exc}")
-    torn = _check_database(database, result)
+    lost, torn = _check_database(database, result)
     redo: set[bytes] = set()
     try:
         with library.snapshot() as snapshot:
@@ -93,22 +93,22 @@ def _verification(library: Library) -> Verification:
                 raise LibraryChanged("its joint index has been replaced meanwhile; run the same command again")
     except (LibraryDamaged, DimensionError, DBAPIError, ValueError) as exc:
         # A damaged page can raise any of these; SQLite's check above has usually reported it already.
-        result.problems.append(str(exc).removesuffix(RUN_VERIFY))
-    if torn:
+        result.problems += [] if lost else [str(exc).removesuffix(RUN_VERIFY)]
+    if lost or torn:
         redo.update(_survey(database, result))
     _tell_redo(sorted(redo), result)
     return result
 
 
-def _check_database(database: Path, result: Verification) -> bool:
-    """Return whether SQLite finds the database damaged, and add its faults."""
+def _check_database(database: Path, result: Verification) -> tuple[bool, bool]:
+    """Return whether parts of the schema are lost, and whether SQLite finds the database damaged; add the faults."""
     engine = connect(database, write=False)
     try:
-        found = check_integrity(engine)
-        result.problems += [_damaged(found)] if found else false_words(engine)
+        torn, lost = check_integrity(engine), lost_schema(engine)
+        result.problems += lost or ([_damaged(torn)] if torn else false_words(engine))
     finally:
         engine.dispose()
-    return bool(found)
+    return bool(lost), bool(torn)
 
 
 def _damaged(faults: list[str]) -> str:
@@ -120,7 +120,7 @@ def _survey(database: Path, result: Verification) -> list[bytes]:
     """Return the paths of the videos that cannot be read out of a damaged database."""
     try:
         return survey(database)
-    except LibraryDamaged as exc:
+    except (LibraryDamaged, LibraryVersion) as exc:
         result.problems.append(str(exc))
         return []
 
