@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vfindex.indexer.runs.run import Callbacks
 
 EXIT_BUG, EXIT_INTERRUPTED = 70, 130
+_EMPTY = "no videos found; name a folder that contains some, or the files themselves"
 AGAIN = "interrupted; run the same command again to continue"
 # Widths in characters. Room for "1000/2000 files 1:00:00 of video, 10.0x 0:00:00 1:00:00 left" beside the bar, and for
 # the ^C that a terminal adds: a bar that wraps would leave a second one on the screen.
@@ -188,15 +189,15 @@ def _progress() -> Iterator[ProgressCallback]:
         yield draw
 
 
-def print_run(report: Report, *, json: bool) -> None:
-    """Print the report of a run."""
+def print_run(report: Report, *, json: bool, empty: str = _EMPTY) -> None:
+    """Print the report of a run. empty: what to say where no video was found."""
     if json:
         print_json(report.to_dict(os.fsdecode))
     else:
-        print_report(report)
+        print_report(report, empty=empty)
 
 
-def print_report(report: Report, known: Collection[Problem] = ()) -> None:
+def print_report(report: Report, known: Collection[Problem] = (), *, empty: str = _EMPTY) -> None:
     """Print counts on standard output, and a line per problem on standard error, except for known ones."""
     kinds = (("failed", report.failed), ("partial", report.partial), ("skipped", report.skipped))
     for word, problems in (*kinds, ("left alone", report.left_alone), ("note", report.notes)):
@@ -212,7 +213,7 @@ def print_report(report: Report, known: Collection[Problem] = ()) -> None:
     if report.left_out:
         print("left out: " + ", ".join(counted(number, kind) for kind, number in sorted(report.left_out.items())))
     if not (report.found or report.left_alone or report.interrupted or report.out_of_time):
-        say("no videos found; name a folder that contains some, or the files themselves")
+        say(empty)
     if report.clips:
         speed = report.video_seconds / report.wall_s if report.wall_s else 0.0
         took = f"{clock(report.video_seconds)} of video in {clock(report.wall_s)} ({speed:.1f} times real time)"

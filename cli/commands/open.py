@@ -42,7 +42,8 @@ def command(
         _show_page(hit.page)
     path = os.path.abspath(hit.video)
     if not os.path.isfile(path):
-        raise VfindexError(f"{path} is not there; mount its disk, or search again")
+        moved = "if it was moved, run: vfindex reindex, and search again"
+        raise VfindexError(f"{path} is not there; mount its disk; {moved}")
     program, arguments = _player(path, max(0.0, hit.start_s - _begin_s(path)))
     if program not in _PLAYERS:
         say(f"the moment is at {clock(hit.start_s, tenths=True)}; install mpv or VLC to begin there")

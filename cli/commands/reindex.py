@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from vfindex.indexer.runs.reindex import Estimate
 
 NAME = "reindex"
+_EMPTY = (
+    "no videos found: the ingested folders hold none, or --exclude leaves them all out; "
+    "`vfindex ingest FOLDER` without it takes them again"
+)
 EXAMPLE = "vfindex reindex --until 06:00 --nice 10"
 
 
@@ -88,7 +92,7 @@ def command(
         return
     with interrupt_reported(json=json), watching("stopping") as callbacks:
         report = reindex(folder, settings, callbacks)
-    print_run(report, json=json)
+    print_run(report, json=json, empty=_EMPTY)
     failed = bool(report.failed or report.left_alone or report.not_published)
     changed = report.has_changed() and not report.out_of_time
     finish(report, folder, calibrate=changed, failed=failed, then=lambda: ask_watches(folder))

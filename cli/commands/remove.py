@@ -54,13 +54,13 @@ def command(
     known, preview = preview_path(folder, typed)
     if dry_run:
         if known is None:
-            raise _unknown(path)
+            raise _unknown(folder, path)
         print_preview(preview, json)
         return
     confirm(preview, yes=yes)
     chosen, found = forget_path(folder, typed, removal_settings(report))
     if found.is_empty():
-        raise _unknown(path)
+        raise _unknown(folder, path)
     document: dict[str, Any] = {"path": path_text(chosen), **found.to_dict()}
     write_report(report, "remove", document)
     print_left(found)
@@ -76,8 +76,15 @@ def command(
         print("later runs skip it; to index it again: vfindex remove --forget-exclusion PATH, or vfindex ingest PATH")
 
 
-def _unknown(path: str) -> LibraryError:
-    return LibraryError(f"{plain(path)} is not in this library; `vfindex list` shows what is")
+def _unknown(folder: Path, path: str) -> LibraryError:
+    """Return why nothing is removed. Other commands take the end of a path; this one names the paths that end so."""
+    from vfindex.storage.db.integrity import shown_paths
+    from vfindex.storage.library import Library
+
+    with Library.open(folder).snapshot() as snapshot:
+        fit = sorted(each for each in snapshot.paths() if each.endswith(b"/" + os.fsencode(path)))
+    step = f"give its whole path: {shown_paths(fit)}" if fit else "`vfindex list` shows what is"
+    return LibraryError(plain(f"{path} is not in this library; {step}"))
 
 
 def _forget_exclusion(folder: Path, path: str, json: bool) -> None:

@@ -41,7 +41,7 @@ from vfindex.indexer.models.priors import audio_prior, text_prior, visual_prior
 from vfindex.indexer.models.store import Recogniser, are_present, find_recogniser, is_present, locate
 from vfindex.storage.encoders.image import LiteImageEncoder
 from vfindex.storage.encoders.text import QUERY, TextEncoder, read_meta
-from vfindex.storage.errors import LibraryVersion
+from vfindex.storage.errors import LibraryVersion, ModelError
 from vfindex.storage.joint.vector import ModalityPrior
 from vfindex.storage.machine import usable_cores
 from vfindex.storage.modalities import Modality, ModalityName, ModelKind, get_modality, modality_names
@@ -97,6 +97,8 @@ def install(
     else:
         name = BEST_DEFAULT if are_present(chosen_models(choice, BEST_DEFAULT), cache) else DEFAULT_PRESET
     references = present_models(choice, name, cache, say=say)
+    if choice.preset:
+        _refuse_absent(name, references, cache)
     models = _Located(references, cache, say)
     heard = Recogniser(references["speech"]) if choice.speech else find_recogniser(references["speech"], cache)
     if heard.usable and not keeps_speech:
@@ -116,6 +118,22 @@ def install(
     )
     writer.install(setup, models.priors(), models.query_folders())
     return setup
+
+
+def _refuse_absent(preset: PresetName, references: Mapping[ModelKind, str], cache: Path) -> None:
+    """Raise ModelError if embedding models of a preset, which one command pulls, are not on this machine.
+
+    Speech models have substitutes.
+    """
+    own = PRESETS[preset].models.items()
+    cards = [find_card(kind, name) for kind, name in own if kind != "speech" and references.get(kind) == name]
+    pulled = (card for card in cards if not (card.package or card.packaged))
+    absent = [card.reference for card in pulled if not is_present(card, cache)]
+    if absent:
+        raise ModelError(
+            f"the models of the preset {preset} are not all on this machine ({', '.join(absent)} missing); run: "
+            f"vfindex models pull {preset}, or use --preset {DEFAULT_PRESET}, which needs none"
+        )
 
 
 def present_models(choice: Choice, preset: PresetName, cache: Path, *, say: Say) -> dict[ModelKind, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +84,10 @@ def clip_of(snapshot: Snapshot, like: Like | ClipKey) -> StoredClip:
     """Return the clip of a video at a time, or with a key. Raises QueryError if the library has none there."""
     name = like.fingerprint if isinstance(like, ClipKey) else str(like.video)
     video = snapshot.video_with(name) if isinstance(like, ClipKey) else find_video(snapshot, name)
-    if video is None or video.state not in SEARCHABLE:
-        text = f"{name} is not in this library, or not fully indexed; look it up with: vfindex show"
-        raise NoClip(text, has_video=False)
+    if video is None:
+        raise NoClip(f"{name} is not in this library; `vfindex list` shows what is", has_video=False)
+    if video.state not in SEARCHABLE:
+        raise NoClip(f"{name} is not fully indexed; look it up with: vfindex show {shlex.quote(name)}", has_video=False)
     clips = snapshot.clips_of(video.id)
     if isinstance(like, ClipKey):
         found = next((clip for clip in clips if clip.start_ms == like.start_ms), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,10 @@ def examples_of(snapshots: Sequence[Snapshot], what: Like | ClipKey | str) -> Ex
     vectors = snapshots[number].vectors([clip.id for clip in clips]) if clips else {}
     seen = [clip for clip in clips if frame_modality() in vectors[clip.id].embeddings]
     if not seen:
-        raise QueryError(f"{what} has no frames to compare, or is not fully indexed; look it up with: vfindex show")
+        raise QueryError(
+            f"{what} has no frames to compare, or is not fully indexed; look it up with: "
+            f"vfindex show {shlex.quote(what)}"
+        )
     chosen = (ClipKey(video.fingerprint, clip.start_ms) for clip in spread(seen, CLIPS_OF_A_VIDEO))
     return Examples(tuple(chosen), video.fingerprint)
 

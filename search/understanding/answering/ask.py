@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from glob import escape
@@ -192,7 +193,8 @@ def _path_of(snapshots: Sequence[Snapshot], name: str | Path) -> bytes:
     _, video = video_among(snapshots, name)
     video = existing_video(video, name)
     if video.state not in SEARCHABLE or not video.locations:
-        raise LibraryError(f"{os.fsdecode(name)} is not fully indexed; look it up with: vfindex show")
+        shown = shlex.quote(os.fsdecode(name))
+        raise LibraryError(f"{os.fsdecode(name)} is not fully indexed; look it up with: vfindex show {shown}")
     return video.locations[0].path
 
 
@@ -201,7 +203,10 @@ def _check_text(snapshots: Sequence[Snapshot], name: str | Path | None) -> None:
     if name is not None:
         number, video = video_among(snapshots, name)
         if video is not None and not any(each.track in tracks() for each in snapshots[number].segments(video.id)):
-            raise QueryError(f"nothing is said or written in {os.fsdecode(name)}, as far as it was read: vfindex show")
+            shown = os.fsdecode(name)
+            raise QueryError(
+                f"nothing is said or written in {shown}, as far as it was read: vfindex show {shlex.quote(shown)}"
+            )
     elif not any(each.modality_counts().get(track) for each in snapshots for track in tracks()):
         raise QueryError(
             "nothing is said or written in this library: it has no speech and no text on the screen; "

@@ -46,7 +46,7 @@ def test_a_judgement_is_a_mark_of_a_question(run: Any) -> None:
     [
         (("mark", PLACE, "--grade", 2), "a judgement has a question and a grade"),
         (("mark", PLACE, "--question", "x", "--grade", 4), "a grade is 0 (not relevant) to 3, not 4"),
-        (("mark", "/videos/none.mp4@3"), "not in this library"),
+        (("mark", "/videos/none.mp4@3"), "/videos/none.mp4 is not in this library; `vfindex list` shows what is"),
         (("mark", "/videos/a.mp4@99"), "no clip of /videos/a.mp4 covers 99 s"),
         (("mark", "a.mp4"), "a clip is a video and a time"),
         (("marks", "--remove", 7), "there is no mark 7"),

@@ -54,6 +54,13 @@ def test_hints_are_printed_with_the_hits(run: Any, folder: Path) -> None:
     assert json.loads(run("search", "street", "--library", folder, "--json").out)["hints"] == []
 
 
+def test_a_removal_names_the_whole_path(run: Any, library: Path) -> None:
+    ran = run("remove", "b.mp4", "--library", library)
+    assert (ran.code, ran.err) == (1, "vfindex: b.mp4 is not in this library; give its whole path: /videos/b.mp4\n")
+    ran = run("remove", "videos", "--library", library)
+    assert (ran.code, ran.err) == (1, "vfindex: videos is not in this library; `vfindex list` shows what is\n")
+
+
 def test_a_path_that_was_only_named_is_removed(run: Any, library: Path) -> None:
     with writing(library) as writer:
         remember(writer.catalog, [Root(b"/old")])

@@ -52,6 +52,14 @@ def test_a_night_in_which_nothing_has_changed(run: Any, nightly: Path) -> None:
     assert ran.out == "5 found: 0 indexed, 5 unchanged, 0 moved, 0 partial, 0 failed, 0 skipped\n"
 
 
+def test_a_library_all_of_which_is_excluded(run: Any, nightly: Path) -> None:
+    with writing(nightly) as writer:
+        remember(writer.catalog, [Root(os.fsencode(nightly.parent / "videos"), ("*.mp4",))])
+    ran = run("reindex", "--library", nightly)
+    assert (ran.code, ran.out.split(" indexed")[0]) == (0, "0 found: 0")
+    assert "--exclude leaves them all out; `vfindex ingest FOLDER` without it takes them again" in ran.err
+
+
 def test_a_disk_that_is_not_mounted_is_a_sentence_and_1(run: Any, nightly: Path) -> None:
     (nightly.parent / "videos").rename(nightly.parent / "elsewhere")
     ran = run("reindex", "--library", nightly)
