@@ -61,5 +61,5 @@ def command(
     else:
         where = " at or below these paths" if paths else ""
         step = "" if paths else "; name a failed file to retry it whatever its error"
-        say(f"nothing to retry{where}; `vfindex status` lists what failed{step}")
+        say(f"nothing to retry{where}; `vfindex status` lists what failed{step}; every run tries what cannot be opened")
     finish(report, folder, calibrate=report.has_changed())

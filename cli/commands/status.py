@@ -136,3 +136,8 @@ def _print_files(status: Status) -> None:
     for row in status.problems:
         tries = f" ({row.attempts} tries failed)" if row.attempts > 1 else ""
         print(plain(f"{row.state:11} {path_text(row.path)}: {row.reason or ''}{tries}; {row.next or ''}"))
+    stored = {path_text(row.path) for row in status.problems}
+    report = (status.last_run and status.last_run.report) or {}
+    for failed in report.get("failed", []):  # what could not be opened is stored with the run alone
+        if failed["path"] not in stored:
+            print(plain(f"{'failed':11} {failed['path']}: {failed.get('reason', '')}; {failed.get('next', '')}"))

@@ -154,7 +154,8 @@ def test_a_file_that_was_not_indexed_can_be(run: Any, library: Path, tmp_path: P
 def test_a_retry_of_paths_without_failed_files_says_so(run: Any, library: Path) -> None:
     ran = run("retry", "/videos/nope.mp4", "--library", library)
     assert ran.err.startswith("nothing to retry at or below these paths; ")
-    assert "name a failed file" in run("retry", "--library", library).err
+    assert "name a failed file" in (said := run("retry", "--library", library).err)
+    assert said.endswith("; every run tries what cannot be opened\n")
 
 
 def test_a_second_writer_is_refused(run: Any, library: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from library_maker import install
 
 from vfindex.storage.db.sources import Root, remember
+from vfindex.storage.errors import Problem
+from vfindex.storage.records import Location
 from vfindex.storage.writer import writing
 
 
@@ -39,6 +41,24 @@ def test_the_last_run_is_shown_while_it_works_and_afterwards(run: Any, tmp_path:
         report = {"found": 8, "indexed": 7, "failed": [{"path": "/a"}], "wall_s": 65.0}
         writer.catalog.end_run(number, report)
     assert ": 8 found: 7 indexed, 1 failed, 1:05\n" in run("status", "--library", library).out
+
+
+def test_files_that_could_not_be_opened_are_listed(run: Any, tmp_path: Path) -> None:
+    """They have no fingerprint, so the report of the run alone knows them."""
+    library = tmp_path / "library"
+    words = {"stage": "discover", "code": "unreadable", "reason": "you may not read it", "next": "change its mode"}
+    with writing(library) as writer:
+        install(writer)
+        stored = Problem(b"/v/empty.mp4", "probe", "empty", "it is empty", "copy it again")
+        writer.catalog.fail_video("empty", Location(stored.path, 0, 1, 1), stored)
+        failed = [{"path": path, **words} for path in ("/v/\x1b.mp4", "/v/empty.mp4")]
+        report = {"found": 2, "indexed": 0, "failed": failed, "wall_s": 1.0}
+        writer.catalog.end_run(writer.catalog.begin_run("ingest"), report)
+    shown = run("status", "--library", library).out.splitlines()
+    assert [line for line in shown if line.startswith("failed")] == [
+        "failed      /v/empty.mp4: it is empty; copy it again",
+        "failed      /v/\\x1b.mp4: you may not read it; change its mode",
+    ]
 
 
 def test_a_report_of_another_version_is_shown_as_far_as_it_goes(run: Any, tmp_path: Path) -> None:
