@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vfindex.cli.suggested import completed
+
 if TYPE_CHECKING:
     from vfindex.storage.records import Hint
 
@@ -74,9 +76,14 @@ def print_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
 
 
+def show(line: str) -> None:
+    """Print a line for people on standard output, as `say` does on standard error."""
+    print(plain(completed(line, sys.argv[1:])))
+
+
 def say(line: str) -> None:
-    """Print a line for people on standard error."""
-    print(plain(line), file=sys.stderr, flush=True)
+    """Print a line for people on standard error. A command that it suggests gets the library that the user named."""
+    print(plain(completed(line, sys.argv[1:])), file=sys.stderr, flush=True)
 
 
 def say_hints(hints: Iterable[Hint]) -> None:

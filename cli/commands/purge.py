@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfindex.cli.options import DryRunOption, JsonOption, LibraryOption, ReportOption, YesOption, library_folder
-from vfindex.cli.output import print_json, say
+from vfindex.cli.output import print_json, say, show
 from vfindex.cli.removal import checked_report, confirm, print_left, print_preview, removal_settings, write_report
 from vfindex.storage.errors import UsageError, counted
 
@@ -65,7 +65,7 @@ def command(
         return
     print(f"removed {counted(found.locations, 'file')}, {counted(found.videos, 'video')} from the library")
     if preview.kept_missing:
-        print(_kept(preview, older_than))
+        show(_kept(preview, older_than))
 
 
 def _kept(preview: RemovalPreview, older_than: str) -> str:

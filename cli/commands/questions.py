@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import print_json, say
+from vfindex.cli.output import print_json, say, show
 from vfindex.storage.errors import counted
 
 NAME = "questions"
@@ -44,4 +44,4 @@ def command(
         use = f"; the next run measures the index with {'it' if kept == 1 else 'them'}" if kept else ""
         print(f"{counted(kept, 'question')} kept{use}")
     else:
-        print(f"{counted(kept, 'question')} kept, and no more will be; to keep some again: vfindex questions --keep")
+        show(f"{counted(kept, 'question')} kept, and no more will be; to keep some again: vfindex questions --keep")

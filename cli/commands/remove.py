@@ -17,7 +17,7 @@ from vfindex.cli.options import (
     known_as,
     library_folder,
 )
-from vfindex.cli.output import path_text, plain, print_json
+from vfindex.cli.output import path_text, plain, print_json, show
 from vfindex.cli.removal import checked_report, confirm, print_left, print_preview, removal_settings, write_report
 from vfindex.storage.errors import LibraryError, UsageError, counted
 
@@ -73,7 +73,7 @@ def command(
     if found.roots:
         print(f"`vfindex reindex` no longer walks {counted(found.roots, 'path')}")
     if found.excluded:
-        print("later runs skip it; to index it again: vfindex remove --forget-exclusion PATH, or vfindex ingest PATH")
+        show("later runs skip it; to index it again: vfindex remove --forget-exclusion PATH, or vfindex ingest PATH")
 
 
 def _unknown(folder: Path, path: str) -> LibraryError:
@@ -102,4 +102,4 @@ def _forget_exclusion(folder: Path, path: str, json: bool) -> None:
     if json:
         print_json({"path": os.fsdecode(forgotten[0]), "excluded": False})
     else:
-        print("the next `vfindex reindex` indexes it again")
+        show("the next `vfindex reindex` indexes it again")

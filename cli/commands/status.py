@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vfindex.cli.options import JsonOption, LibrariesOption, library_folders
-from vfindex.cli.output import clock, path_text, plain, print_json
+from vfindex.cli.output import clock, path_text, plain, print_json, show
 from vfindex.cli.render.run_report import run_line
 from vfindex.storage.errors import counted
 
@@ -62,7 +62,7 @@ def _print_recall(recall: RecallInfo) -> None:
     if recall.recall is None or recall.low is None or recall.high is None:
         again = f" since the search parameters were raised on {recall.raised}" if recall.raised else ""
         off = "" if recall.keeps else "; no more will be; to keep some again: vfindex questions --keep"
-        print(f"recall      not measured{again or ' yet'}, {counted(recall.kept, 'question')} kept{off}")
+        show(f"recall      not measured{again or ' yet'}, {counted(recall.kept, 'question')} kept{off}")
         return
     asked = f"of {counted(recall.questions, 'question')} asked by people, {recall.since} to {recall.until}"
     print(f"recall      {recall.recall:.3f} ({recall.low:.2f} to {recall.high:.2f}) {asked}")
@@ -90,7 +90,7 @@ def _print_roots(status: Status) -> None:
     for path in status.roots[:_SHOWN_ROOTS]:
         print(plain(f"ingested    {path_text(path)}"))
     if (more := len(status.roots) - _SHOWN_ROOTS) > 0:
-        print(f"{'ingested':11} {more} more: vfindex status --json")
+        show(f"{'ingested':11} {more} more: vfindex status --json")
 
 
 def _print(status: Status) -> None:
@@ -99,16 +99,16 @@ def _print(status: Status) -> None:
     print(f"library     {plain(str(status.library))}")
     _print_roots(status)
     without = status.setup_problem or "none yet; the first ingest sets one"
-    print(plain(f"preset      {f'{preset}, sampling {sampling}' if preset else without}"))
+    show(f"preset      {f'{preset}, sampling {sampling}' if preset else without}")
     if status.models:
         print(f"models      {plain(', '.join(status.models.values()))}")
     if status.lacks:
-        print(f"lacks       {', '.join(status.lacks)}; to add it: vfindex upgrade")
+        show(f"lacks       {', '.join(status.lacks)}; to add it: vfindex upgrade")
     print(f"videos      {status.videos} searchable, {length} in all")
     print(f"files       {files}, copies and failed files included")
     print(f"clips       {status.clips}: {', '.join(f'{n} with {m}' for m, n in status.clips_with.items())}")
     print(f"text        {counted(status.segments, 'segment')} with times: speech, text on the screen, chapters")
-    print(f"index       {plain(_index_line(status))}")
+    show(f"index       {_index_line(status)}")
     _print_index(status.index)
     if not status.setup_problem:
         print(f"spec        {_spec_line(status)}")
@@ -121,10 +121,10 @@ def _print(status: Status) -> None:
     if status.coarse:
         print(f"preview     {counted(status.coarse, 'video')} indexed as a preview; the next run indexes them fully")
     if status.states["indexing"]:
-        print(f"unfinished  {counted(status.states['indexing'], 'video')}; the next `vfindex ingest` continues")
+        show(f"unfinished  {counted(status.states['indexing'], 'video')}; the next `vfindex ingest` continues")
     if status.states["vanished"]:
         videos = counted(status.states["vanished"], "video")
-        print(f"missing     {videos}, or excluded; `vfindex purge` deletes what has been missing for 30 days")
+        show(f"missing     {videos}, or excluded; `vfindex purge` deletes what has been missing for 30 days")
     _print_files(status)
 
 
@@ -132,12 +132,12 @@ def _print_files(status: Status) -> None:
     """Print the paths that runs skip, and what could not be indexed."""
     for path in status.removed:
         again = "to index it again: vfindex remove --forget-exclusion PATH"
-        print(plain(f"{'removed':11} {path_text(path)}, and skipped; {again}"))
+        show(f"{'removed':11} {path_text(path)}, and skipped; {again}")
     for row in status.problems:
         tries = f" ({row.attempts} tries failed)" if row.attempts > 1 else ""
-        print(plain(f"{row.state:11} {path_text(row.path)}: {row.reason or ''}{tries}; {row.next or ''}"))
+        show(f"{row.state:11} {path_text(row.path)}: {row.reason or ''}{tries}; {row.next or ''}")
     stored = {path_text(row.path) for row in status.problems}
     report = (status.last_run and status.last_run.report) or {}
     for failed in report.get("failed", []):  # what could not be opened is stored with the run alone
         if failed["path"] not in stored:
-            print(plain(f"{'failed':11} {failed['path']}: {failed.get('reason', '')}; {failed.get('next', '')}"))
+            show(f"{'failed':11} {failed['path']}: {failed.get('reason', '')}; {failed.get('next', '')}")

@@ -11,7 +11,7 @@ import typer
 
 from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, library_folder
-from vfindex.cli.output import plain, print_json, say
+from vfindex.cli.output import plain, print_json, say, show
 from vfindex.cli.render.progress import progress_bar
 from vfindex.cli.run import calibrate_if_due
 from vfindex.storage.errors import UsageError, counted
@@ -114,7 +114,7 @@ def _temporal(
             print_json({"classes": kinds.name, "removed": removed})
         else:
             gone = "its temporal head is deleted; to replace the labels that it gave: vfindex label CLASSES"
-            print(plain(f"{kinds.name}: {gone if removed else 'no temporal head'}"))
+            show(f"{kinds.name}: {gone if removed else 'no temporal head'}")
         raise typer.Exit(0 if removed else 1)
     require("index")
     labelled = None
@@ -140,11 +140,7 @@ def _print_head(done: TunedHead) -> None:
         f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
     )
     if done.stored:
-        print(
-            plain(
-                "stored; to label by it: vfindex label CLASSES; to delete it: vfindex tune CLASSES --temporal --reset"
-            )
-        )
+        show("stored; to label by it: vfindex label CLASSES; to delete it: vfindex tune CLASSES --temporal --reset")
     elif done.wins:
         print("not stored (--dry-run); it would win")
     else:
@@ -190,7 +186,7 @@ def _print(tuned: Tuned, stored: bool) -> None:
         f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], P(gain) {d.p_gain:.2f}"
     )
     if stored:
-        print("stored for all searches; to restore the preset's weights: vfindex tune --reset")
+        show("stored for all searches; to restore the preset's weights: vfindex tune --reset")
     elif tuned.wins:
         print("not stored (--dry-run); it would win")
     else:

@@ -25,7 +25,7 @@ from vfindex.cli.options import (
     library_folder,
     runner_choice,
 )
-from vfindex.cli.output import clock, path_text, plain, print_json, say
+from vfindex.cli.output import clock, path_text, plain, print_json, say, show
 from vfindex.cli.run import EXIT_INTERRUPTED, calibrate_if_due, end_with, watching
 from vfindex.storage.errors import UsageError, VfindexError, counted
 from vfindex.storage.records import SEARCHABLE
@@ -184,9 +184,9 @@ def _print(report: UpgradeReport, allow_missing: bool) -> None:
     )
     for classes in report.dropped_heads:
         again = "to train it again: vfindex tune CLASSES --temporal"
-        print(plain(f"without the temporal head of {classes!r}, which reads vectors of the old image model; {again}"))
+        show(f"without the temporal head of {classes!r}, which reads vectors of the old image model; {again}")
     if report.swapped:
-        print("now in use; to return to the old models: vfindex upgrade --rollback; to delete their vectors: --discard")
+        show("now in use; to return to the old models: vfindex upgrade --rollback; to delete their vectors: --discard")
     elif report.interrupted:
         print("interrupted: the old models stay in use; run the same command again to continue")
     elif not allow_missing:
@@ -214,7 +214,7 @@ def _roll_back(folder: Path, json: bool) -> None:
     print(plain(f"the previous models are in use again: preset {setup.preset}, sampling {setup.sampling}"))
     if lacking:
         since = counted(lacking, "video")
-        print(f"not included: {since} indexed since then; the next `vfindex ingest` adds them")
+        show(f"not included: {since} indexed since then; the next `vfindex ingest` adds them")
 
 
 def _videos(folder: Path) -> list[StoredVideo]:

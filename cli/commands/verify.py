@@ -9,7 +9,7 @@ import typer
 
 from vfindex.cli.extras import require
 from vfindex.cli.options import JsonOption, LibraryOption, cache_folder, library_folder
-from vfindex.cli.output import path_text, plain, print_json, say
+from vfindex.cli.output import path_text, print_json, say, show
 from vfindex.cli.run import end_with
 from vfindex.storage.errors import counted
 
@@ -67,7 +67,7 @@ def command(
         for problem in result.problems:
             say(f"problem: {problem}")
         for note in result.notes:
-            print(plain(f"note: {note}"))
+            show(f"note: {note}")
         recall = "" if result.recall_at_10 is None else f", recall@10 against an exact scan {result.recall_at_10:.2f}"
         numbers = (
             (result.videos, "video"),

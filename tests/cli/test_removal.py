@@ -120,7 +120,7 @@ def test_a_purge_prints_what_it_keeps_and_for_how_long(run: Any, library: Path, 
     assert ran.code == 0
     assert ran.out.splitlines() == [
         "removed 0 files, 0 videos from the library",
-        "1 missing file kept, missing for less than 30d; `vfindex purge --now` removes all",
+        f"1 missing file kept, missing for less than 30d; `vfindex purge --library {library} --now` removes all",
     ]
     preview = run("purge", "--dry-run", "--library", library)
     assert (preview.code, preview.out) == (0, "")
@@ -168,13 +168,11 @@ def test_a_removal_is_reported_and_taken_back(run: Any, library: Path, tmp_path:
     assert "removed     /videos/a.mp4, and skipped" in run("status", "--library", library).out
     assert backed_up(library) == (b"/videos/a.mp4".hex(),)
     arguments = ("remove", "--forget-exclusion", "/videos/a.mp4", "--library", library)
-    assert run(*arguments).out == "the next `vfindex reindex` indexes it again\n"
+    assert run(*arguments).out == f"the next `vfindex reindex --library {library}` indexes it again\n"
     assert backed_up(library) == ()
     again = run(*arguments)
-    assert (again.code, again.err) == (
-        1,
-        "vfindex: /videos/a.mp4 was not removed earlier; `vfindex status` lists what was\n",
-    )
+    listed = f"`vfindex status --library {library}` lists what was"
+    assert (again.code, again.err) == (1, f"vfindex: /videos/a.mp4 was not removed earlier; {listed}\n")
 
 
 @pytest.mark.parametrize("command", [("remove", "/videos/a.mp4"), ("purge", "--now")])

@@ -148,7 +148,7 @@ def test_a_file_that_was_not_indexed_can_be(run: Any, library: Path, tmp_path: P
     file.touch()
     ran = run("show", file, "--library", library)
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err.endswith(f"vfindex ingest '{file}'\n")
+    assert ran.err.endswith(f"vfindex ingest --library {library} '{file}'\n")
 
 
 def test_a_retry_of_paths_without_failed_files_says_so(run: Any, library: Path) -> None:

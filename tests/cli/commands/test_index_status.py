@@ -112,10 +112,11 @@ def test_questions_are_shown_deleted_and_forbidden(run: Any, coded: Path) -> Non
     ask()
     ran = run("questions", "--no-keep", "--library", coded)
     assert ran.err == "1 question deleted\n"
-    assert ran.out == "0 questions kept, and no more will be; to keep some again: vfindex questions --keep\n"
+    again = f"to keep some again: vfindex questions --library {coded} --keep"
+    assert ran.out == f"0 questions kept, and no more will be; {again}\n"
     ask()
     assert kept_count(coded) == 0
-    assert lines(run, coded)["recall"][0].endswith("to keep some again: vfindex questions --keep")
+    assert lines(run, coded)["recall"][0].endswith(again)
     ran = run("questions", "--keep", "--library", coded)
     assert ran.out == "0 questions kept\n"
     ask()

@@ -58,7 +58,8 @@ def test_a_removal_names_the_whole_path(run: Any, library: Path) -> None:
     ran = run("remove", "b.mp4", "--library", library)
     assert (ran.code, ran.err) == (1, "vfindex: b.mp4 is not in this library; give its whole path: /videos/b.mp4\n")
     ran = run("remove", "videos", "--library", library)
-    assert (ran.code, ran.err) == (1, "vfindex: videos is not in this library; `vfindex list` shows what is\n")
+    listed = f"`vfindex list --library {library}` shows what is"
+    assert (ran.code, ran.err) == (1, f"vfindex: videos is not in this library; {listed}\n")
 
 
 def test_a_path_that_was_only_named_is_removed(run: Any, library: Path) -> None:

@@ -25,7 +25,7 @@ def test_ingested_paths_are_listed_up_to_ten(run: Any, tmp_path: Path) -> None:
         remember(writer.catalog, [Root(b"/films/%02d" % number) for number in range(10)])
     shown = [line for line in run("status", "--library", library).out.splitlines() if line.startswith("ingested")]
     assert shown[1] == "ingested    /films/00" and len(shown) == 11
-    assert shown[-1] == "ingested    2 more: vfindex status --json"
+    assert shown[-1] == f"ingested    2 more: vfindex status --library {library} --json"
 
 
 def test_the_last_run_is_shown_while_it_works_and_afterwards(run: Any, tmp_path: Path) -> None:

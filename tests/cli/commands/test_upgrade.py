@@ -74,7 +74,7 @@ def test_there_and_back(run: Run, library: Path) -> None:
     assert counts.endswith(
         "2 copied unread, 0 with audio decoded again, 0 decoded again, 0 of them with their old transcript"
     )
-    assert last.startswith("now in use; to return to the old models: vfindex upgrade --rollback; ")
+    assert last.startswith(f"now in use; to return to the old models: vfindex upgrade --library {library} --rollback; ")
     status = json.loads(run("status", "--json", "--library", library).out)
     assert (status["library"], status["videos"], status["last_run"]["command"]) == (str(library), 2, "upgrade")
     assert run("remove", "/videos/harbour at dawn", "--library", library).code == 0

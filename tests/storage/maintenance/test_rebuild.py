@@ -168,6 +168,6 @@ def test_the_commands(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         "",
     )
     code, _, err = run("search", "x", "--weight", "speech=0")
-    assert (code, "vfindex rebuild --fusion concat" in err) == (2, True)
+    assert (code, f"vfindex rebuild --library {library} --fusion concat" in err) == (2, True)
     assert run("rebuild", "--fusion", "sum")[0] == 2
     assert run("tune", "--reset") == (0, "concat, visual 1, speech 0.5, text 0.5, the preset's weights\n", "")
