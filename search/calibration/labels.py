@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vfindex.storage.errors import LibraryDamaged, QueryError
+from vfindex.storage.errors import LibraryDamaged, QueryError, counted
 from vfindex.storage.modalities import ModalityName
 
 if TYPE_CHECKING:  # the command line names the labels in its help, which imports no NumPy
@@ -107,8 +107,8 @@ class ModalityCalibration:
     def reason(self) -> str:
         """Return why the modality labels hits or not, in words."""
         if self.known < MIN_ITEMS:
-            return f"no labels ({self.known} known items; {MIN_ITEMS} are needed)"
-        measured = f"AUC {self.auc:.2f} over {self.known} known items"
+            return f"no labels ({counted(self.known, 'known item')}; {MIN_ITEMS} are needed)"
+        measured = f"AUC {self.auc:.2f} over {counted(self.known, 'known item')}"
         return f"labelled ({measured})" if self.is_reliable else f"no labels ({measured}; {MIN_AUC} is needed)"
 
     def doubt(self, weight: float) -> str:

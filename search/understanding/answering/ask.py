@@ -57,7 +57,7 @@ NOT_SAID = "the library does not say"
 # Text models of English alone, by their references; those of the other presets know many languages.
 _ENGLISH_MODELS = frozenset({"all-MiniLM-L6-v2"})
 _OTHER_LANGUAGE = "; its text model knows English alone, and none of these words is in it"
-_CHANCE = "not better than chance here: "
+_CHANCE = "no answer is better than chance here: "
 # Moments that another rule leaves out are replaced by those after them.
 _SPARE = 3
 _FOR_NUMBER = re.compile(r"\bhow many\b|\b(?:what|which) year\b", re.IGNORECASE)

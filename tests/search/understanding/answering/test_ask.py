@@ -160,12 +160,13 @@ def test_without_a_calibration_nothing_is_an_answer(folder: Path) -> None:
     for calibration, words in (
         (Calibration(4, {}), "have changed since"),
         (Calibration(4, {"speech": ModalityCalibration(0.9, 7, 60, 0.5)}), "7 known items; 20 are needed"),
+        (Calibration(4, {"speech": ModalityCalibration(0.9, 1, 60, 0.5)}), "no labels (1 known item; 20 are needed"),
         (Calibration(4, {"speech": ModalityCalibration(0.6, 40, 60, 0.5)}), "AUC 0.60 over 40 known items"),
     ):
         with calibrated(folder, calibration) as service:
             answer = service.ask("When should one never climb a tree?")
             assert (answer.says, answer.moments) == (None, ())
-            assert answer.reason is not None and answer.reason.startswith("not better than chance here: ")
+            assert answer.reason is not None and answer.reason.startswith("no answer is better than chance here: ")
             assert words in answer.reason
             assert quoted(service.ask("When should one never climb a tree?", show_all=True))[0] == [TREE]
 
