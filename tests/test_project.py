@@ -88,7 +88,8 @@ MAX_LINES = 450
 ROOMS = {
     "cli": (
         *("entry", "app", "commands", "removal", "exports", "following", "run", "watches", "demo_media", "render"),
-        *("started_run", "tokens", "last_search", "members", "options", "as_typed", "extras", "out_file", "output", "suggested"),
+        *("started_run", "tokens", "last_search", "members", "options", "as_typed", "extras", "out_file", "output"),
+        "suggested",
     ),
     "indexer": (
         *(
