@@ -30,7 +30,7 @@ from vfindex.cli.options import (
     runner_choice,
 )
 from vfindex.cli.run import finish, interrupt_reported, print_run, run_ingest
-from vfindex.storage.errors import VfindexError
+from vfindex.storage.errors import UsageError, VfindexError
 
 NAME = "ingest"
 EXAMPLE = "vfindex ingest ~/Videos --exclude 'raw/*'"
@@ -100,6 +100,7 @@ def command(
             runner=runner_choice(runner, ray_address, path_map, gpu_share),
         )
         folder = library_folder(library)
+        _refuse_addresses(paths)
         _refuse_missing(paths, folder)
         report = None if follow else run_ingest(folder, named, settings)
     if report is None:
@@ -107,6 +108,12 @@ def command(
         return
     print_run(report, json=json)
     finish(report, folder)
+
+
+def _refuse_addresses(paths: list[str]) -> None:
+    for path in paths:
+        if "://" in path and not os.path.lexists(path):
+            raise UsageError(f"{path} is an address; download the video, with yt-dlp for example, and name its file")
 
 
 def _refuse_missing(paths: list[str], folder: Path) -> None:

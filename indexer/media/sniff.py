@@ -113,7 +113,8 @@ def _text(head: bytes) -> Diagnosis | None:
         return Diagnosis("text", "a web page (HTML)", "download the video itself, not the page that shows it")
     plain = sum(byte in _PRINTABLE or byte >= 0x80 for byte in start)
     if start and plain == len(start) and _decodes(head):
-        return Diagnosis("text", "a text file", "download the video again; to leave it out: vfindex remove FILE")
+        step = "if it should be a video, download it again; to leave it out: vfindex remove FILE"
+        return Diagnosis("text", "a text file", step)
     return None
 
 

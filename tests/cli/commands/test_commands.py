@@ -324,6 +324,12 @@ def test_files_that_are_not_videos_are_counted_by_kind(run: Any, library: Path, 
     assert len(ran.err.splitlines()) == 6 and "\x1b" not in ran.err
 
 
+def test_an_address_is_to_be_downloaded(run: Any, library: Path) -> None:
+    ran = run("ingest", "https://example.org/a.mp4", "--library", library)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("vfindex: https://example.org/a.mp4 is an address; download the video")
+
+
 def test_a_misspelt_path_makes_no_library(run: Any, tmp_path: Path) -> None:
     ran = run("ingest", tmp_path / "misspelt", "--library", tmp_path / "library")
     assert (ran.code, ran.out) == (1, "")
