@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from vfindex.storage.db.integrity import put
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.files.permissions import has_file
 from vfindex.storage.files.regular import file_sha256
 from vfindex.storage.joint.codecs import pack_vector, unpack_vector
 from vfindex.storage.joint.fusion import Fusion
@@ -196,9 +197,12 @@ def put_switch(catalog: Catalog, modality: ModalityName, is_on: bool) -> None:
 
 
 def put_query_models(catalog: Catalog, folders: Mapping[str, Path]) -> None:
-    """Store which query encoders the library has. folders: name -> folder; one without meta.json is left out."""
+    """Store which query encoders the library has. folders: name -> folder; one without meta.json is left out.
+
+    Raises LibraryError for a folder that this user may not read.
+    """
     described = {name: folder / "meta.json" for name, folder in sorted(folders.items())}
-    digests = {name: file_sha256(path) for name, path in described.items() if path.is_file()}
+    digests = {name: file_sha256(path) for name, path in described.items() if has_file(path)}
     catalog.put(_QUERY_MODELS, json.dumps(digests))
 
 

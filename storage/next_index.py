@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vfindex.storage.collections import Collections
 from vfindex.storage.db.reader import Generation, Snapshot
 from vfindex.storage.errors import IndexUnusable, LibraryDamaged, LibraryError, NotPublished
+from vfindex.storage.files.writes import not_written
 from vfindex.storage.ids import in_sorted
 from vfindex.storage.index import segment
 from vfindex.storage.index.builder import Draft, Recipe, drift
@@ -114,6 +115,8 @@ class NextIndex:
             except (OSError, RuntimeError, MemoryError) as exc:
                 if isinstance(draft, Draft):  # what was sealed must not fill a full disk
                     draft.discard()
+                if isinstance(exc, OSError):
+                    raise not_written("the joint index", exc) from exc
                 raise LibraryError(
                     f"the joint index could not be written ({exc}); free some space and run the same command again: "
                     "searches go on with the index in use"

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import COMMAND, vfindex
+from command_line import COMMAND, obey_modes, vfindex
 from library_maker import add_video, axis, clip, install
 from media import Shot, make_video
 
@@ -64,6 +64,38 @@ def test_a_pipe_in_a_library_never_blocks(library: Path, models_cache: Path, nam
         assert "Traceback" not in ran.err
         if name in ("current", "library.db", "library.db-wal"):
             assert ran.is_sentence() and path.name in ran.err, command
+
+
+@pytest.mark.parametrize("name", ["index", "query", "query/*", "query/*/model.onnx.data", "thumbs", "thumbs/*"])
+def test_a_missing_right_is_no_damage(library: Path, models_cache: Path, name: str) -> None:
+    """Without the right to a query encoder, `repair` ended as a bug, and searches called it damaged."""
+    [closed] = library.glob(name)
+    before = sorted(library.rglob("*"))
+    is_used = not name.startswith("thumbs")  # thumbnails do not matter to searches
+    closed.chmod(0)
+    try:
+        for command in ("search red", *(["verify"] if is_used else []), "repair"):
+            ran = vfindex(models_cache, *command.split(), "--library", library, prepare=obey_modes)
+            if command == "search red" and not is_used:
+                assert (ran.code, ran.err) == (0, "")
+                continue
+            assert ran.is_sentence() and str(closed) in ran.err and "permission" in ran.err, (command, ran.err)
+            assert not any(word in ran.err for word in ("repair", "remove", "damaged", "space", "room")), ran.err
+    finally:
+        closed.chmod(0o755 if closed.is_dir() else 0o644)
+    assert sorted(library.rglob("*")) == before
+    assert vfindex(models_cache, "verify", "--library", library).code == 0
+
+
+def test_a_folder_that_may_not_be_written_is_named(library: Path, models_cache: Path) -> None:
+    (library / "index").chmod(0o555)
+    for command in ("rebuild", "repair"):
+        ran = vfindex(models_cache, command, "--library", library, prepare=obey_modes)
+        if command == "repair":
+            assert ran.code == 0
+            continue
+        assert ran.is_sentence() and "space" not in ran.err
+        assert f"this user needs permission to write {library / 'index'}" in ran.err
 
 
 def test_a_pipe_in_place_of_an_output_file_never_blocks(tmp_path: Path) -> None:

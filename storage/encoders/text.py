@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from vfindex.storage.encoders.colours import colour_vector, colours_named
 from vfindex.storage.encoders.pieces import PIECES, PieceTokenizer
 from vfindex.storage.encoders.word_table import WORDS, WordTable
 from vfindex.storage.errors import ModelError
+from vfindex.storage.files.permissions import is_allowed, unreadable
 from vfindex.storage.files.regular import read_file, regular
 from vfindex.storage.files.resources import lack
 from vfindex.storage.records import FloatArray
@@ -237,9 +239,14 @@ def open_graph(path: Path, *, threads: int, prepack: bool = False) -> ort.Infere
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return a model folder's meta.json. Raises ModelError if it is missing, damaged or of another version."""
+    """Return a model folder's meta.json. Raises ModelError if it is missing, damaged or of another version.
+
+    Raises LibraryError if this user may not read it, which is no damage; so does `check_files`.
+    """
     try:
         meta = json.loads(read_file(folder / "meta.json"))
+    except PermissionError as exc:
+        raise unreadable(folder / "meta.json") from exc
     except FileNotFoundError as exc:
         raise ModelError(f"{folder}: there is no model in this folder; {_REMEDY}") from exc
     except (OSError, ValueError) as exc:
@@ -264,6 +271,8 @@ def check_files(folder: Path, meta: Mapping[str, Any], *, weights: bool = True) 
             size = path.stat().st_size
         except OSError as exc:
             raise ModelError(f"{path}: this file of the model is missing; {_REMEDY}") from exc
+        if not is_allowed(path, os.R_OK):
+            raise unreadable(path)
         if size != known["bytes"] or ((weights or name not in _WEIGHTS) and file_sha256(path) != known["sha256"]):
             raise ModelError(f"{path}: this file of the model is damaged; {_REMEDY}")
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vfindex.storage.errors import LibraryError
-from vfindex.storage.files.permissions import is_shared_as, share
+from vfindex.storage.files.permissions import is_shared_as, permission_wanted, share
 from vfindex.storage.files.regular import sync_folder
 
 _IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -23,15 +24,23 @@ def on_disk(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _IN_THE_WAY:
-            raise LibraryError(
-                f"{what} of the library could not be written: {exc.filename2 or exc.filename} is in the way "
-                f"({exc.strerror}); move it away and run the same command again"
-            ) from exc
-        raise LibraryError(
-            f"{what} of the library could not be written ({exc.strerror}); make room for it or see to the disk, and "
-            "run the same command again: nothing that was committed is lost"
-        ) from exc
+        raise not_written(what, exc) from exc
+
+
+def not_written(what: str, exc: OSError) -> LibraryError:
+    """Return the error of something that could not be written, with what to do about it. what: as for `on_disk`."""
+    fault, place = f"{what} of the library could not be written", exc.filename2 or exc.filename
+    if exc.errno in _IN_THE_WAY:
+        return LibraryError(
+            f"{fault}: {place} is in the way ({exc.strerror}); move it away and run the same command again"
+        )
+    if exc.errno in _FORBIDDEN and place:
+        closed = place if os.path.isdir(place) else os.path.dirname(place)
+        return LibraryError(f"{fault} ({exc.strerror}); {permission_wanted(os.fsdecode(closed))}")
+    return LibraryError(
+        f"{fault} ({exc.strerror}); make room for it or see to the disk, and run the same command again: nothing that "
+        "was committed is lost"
+    )
 
 
 @contextmanager
