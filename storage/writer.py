@@ -29,6 +29,7 @@ from vfindex.storage.errors import (
 )
 from vfindex.storage.files.file_systems import refuse_network_folder
 from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, permission_wanted, refuse_unreadable, share
+from vfindex.storage.files.replacement import discard_database
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
 from vfindex.storage.index.model_versions import in_use
 from vfindex.storage.joint.fusion import Fusion
@@ -280,8 +281,7 @@ class Writer:
         if self._scrubbed is None and self.catalog.get(SCRUB) is not None:
             self.publisher.erase_deleted()
             self.library.close()
-            for part in self.folder.glob("library.db.repaired*"):
-                part.unlink(missing_ok=True)
+            discard_database(self.folder / "library.db.repaired")
             discard_former(self.folder)
             self.write_backup()  # of sources and file hashes; a kill from here on leaves no part of it
             try:

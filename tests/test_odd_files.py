@@ -87,6 +87,16 @@ def test_a_missing_right_is_no_damage(library: Path, models_cache: Path, name: s
     assert vfindex(models_cache, "verify", "--library", library).code == 0
 
 
+def test_a_folder_where_repair_writes_is_named(library: Path, models_cache: Path) -> None:
+    (library / "library.db").unlink()
+    (library / "library.db.repaired").mkdir()
+    ran = vfindex(models_cache, "repair", "--library", library)
+    assert ran.is_sentence()
+    assert f": {library / 'library.db.repaired'} is in the way (Is a directory); move it away and run" in ran.err
+    (library / "library.db.repaired").rmdir()
+    assert vfindex(models_cache, "repair", "--library", library).code == 0
+
+
 def test_a_folder_that_may_not_be_written_is_named(library: Path, models_cache: Path) -> None:
     (library / "index").chmod(0o555)
     for command in ("rebuild", "repair"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from vfindex.storage.errors import LibraryError
 from vfindex.storage.files.permissions import share
 from vfindex.storage.files.regular import sync_folder
-from vfindex.storage.files.writes import keep_as
+from vfindex.storage.files.writes import keep_as, on_disk
 
 
 def replace_database(database: Path, new: Path, kept: Path) -> None:
@@ -47,6 +47,7 @@ def refuse_linked(database: Path) -> None:
 
 
 def discard_database(database: Path) -> None:
-    """Delete a database file with its logs, if there is one."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    """Delete a database file with its logs, if there is one. Raises LibraryError if the disk refuses."""
+    with on_disk("a database"):
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
