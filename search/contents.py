@@ -166,7 +166,7 @@ def status_of(folder: Path, library: Library, snapshot: Snapshot) -> Status:
         video_seconds=round(sum(v.end_s - v.start_s for v in videos if v.state in SEARCHABLE), 3),
         confidence=_calibration(snapshot.get(CALIBRATION)) if form == "concat" else None,
         fusion=form,
-        spec=reading_hash(snapshot) if setup else None,
+        spec=reading_hash(snapshot, library.folder) if setup else None,
         spec_is_shared=meta.shares_spec,
         generation=generation.id if generation and not problem else None,
         clips_in_generation=generation.clips if generation and not problem else 0,

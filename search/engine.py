@@ -51,9 +51,9 @@ from vfindex.storage.library import (
     failed_folder,
     reading_hash,
 )
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import ClipKey
+from vfindex.storage.settings_backup import setup_of
 
 if TYPE_CHECKING:  # a search on this machine opens no connection; its start counts
     from vfindex.search.remote.member import RemoteLibrary, RemoteMember
@@ -182,7 +182,7 @@ def _hits(
     if len(read) + len(members) > 1 and request.combine == "rrf":
         raise UsageError("rrf fuses ranks, which are of one library; search several with --combine convex")
     if len(read) > 1:
-        check_comparable([library.root for library in libraries], [view.snapshot for view in views])
+        check_comparable(libraries, [view.snapshot for view in views])
     encoded = _encode(engines[0].searcher() if engines else None, (request, query), views, opened)
     with naming(engines, libraries):
         _open(members, libraries, views)
@@ -236,23 +236,28 @@ def _open(members: Sequence[RemoteMember], libraries: Sequence[Library], views: 
     scale = None
     for library, view in zip(libraries[:1], views, strict=False):
         dims = {m: part.dim for m, part in view.spec.parts.items()}
-        scale = Scale(str(library.root), reading_hash(view.snapshot), dims)
+        scale = Scale(str(library.root), reading_hash(view.snapshot, library.folder), dims)
     for number, member in enumerate(members, start=len(views)):
         scale = member.open(number, scale)
 
 
-def check_comparable(folders: Sequence[Path], snapshots: Sequence[Snapshot]) -> None:
-    """Raise UsageError, with what cures it, unless all libraries have equal setups and one JointSpec."""
-    first = Comparable.of(LibraryMeta(snapshots[0]).existing_setup())
-    for folder, snapshot in zip(folders[1:], snapshots[1:], strict=True):
-        different = Comparable.of(LibraryMeta(snapshot).existing_setup()).difference(first)
+def check_comparable(libraries: Sequence[Library], snapshots: Sequence[Snapshot]) -> None:
+    """Raise UsageError, with what cures it, unless all libraries have equal setups and one JointSpec.
+
+    Raises LibraryDamaged for one that has lost its setup.
+    """
+    pairs = list(zip(libraries, snapshots, strict=True))
+    setups = [setup_of(snapshot, library.folder) for library, snapshot in pairs]
+    for library, setup in zip(libraries[1:], setups[1:], strict=True):
+        different = Comparable.of(setup).difference(Comparable.of(setups[0]))
         if different:
             raise UsageError(
-                f"the library {folder} has another setup than {folders[0]} ({different}), so their scores cannot be "
-                f"compared; change one of them with: vfindex upgrade --library {shlex.quote(str(folder))}"
+                f"the library {library.root} has another setup than {libraries[0].root} ({different}), so their scores "
+                "cannot be compared; change one of them with: vfindex upgrade --library "
+                f"{shlex.quote(str(library.root))}"
             )
-    if len({reading_hash(snapshot) for snapshot in snapshots}) > 1:
-        named = " ".join(f"--library {shlex.quote(str(folder))}" for folder in folders)
+    if len({reading_hash(snapshot, library.folder) for library, snapshot in pairs}) > 1:
+        named = " ".join(f"--library {shlex.quote(str(library.root))}" for library in libraries)
         raise UsageError(
             "the libraries have different specs, so their scores cannot be compared; run: "
             f"vfindex spec export spec.json {named}, and for each of them: vfindex spec use spec.json --library DIR"

@@ -68,7 +68,7 @@ class Membership:
             asked = Asked(self._engines[0], (library, view), (request, query), question, opened)
             if step == "statistics":
                 return asked.statistics() | {"version": __version__, "state": state}
-            if question["spec"] != reading_hash(view.snapshot) or question["state"] != state:
+            if question["spec"] != reading_hash(view.snapshot, library.folder) or question["state"] != state:
                 raise LibraryChanged("the library has changed since the question began; ask again")
             return asked.candidates() if step == "candidates" else asked.hits()
 
@@ -91,7 +91,7 @@ class Asked:
         """Return what the scores, labels and hints of all libraries take from this one, and its clips of the query."""
         view, query = self.view, self.asked[1]
         return {
-            "spec": reading_hash(view.snapshot),
+            "spec": reading_hash(view.snapshot, self.opened[0].folder),
             "dims": {m: part.dim for m, part in view.spec.parts.items()},
             "facts": documents.facts_document(Facts.of(view, query)),
             "statistics": documents.statistics_document(Statistics.of(view, query, self._images())),

@@ -372,9 +372,7 @@ class SearchService(VideoFiles, UserWriting):
             for library, snapshot in zip(*opened, strict=True):
                 if fault := lost_setup(snapshot, library.folder):
                     raise fault
-            filled = [
-                (each.root, snapshot) for each, snapshot in zip(*opened, strict=True) if LibraryMeta(snapshot).setup
-            ]
+            filled = [(each, snapshot) for each, snapshot in zip(*opened, strict=True) if LibraryMeta(snapshot).setup]
             if len(filled) > 1:
                 check_comparable(*zip(*filled, strict=True))
 

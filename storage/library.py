@@ -31,7 +31,7 @@ from vfindex.storage.joint.shared import Comparable, spec_hash
 from vfindex.storage.joint.vector import JointSpec, estimate_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.records import QueryModel, StoredFile
-from vfindex.storage.settings_backup import INODE, lost_database
+from vfindex.storage.settings_backup import INODE, lost_database, setup_of
 from vfindex.storage.text.corrected import NO_CORRECTIONS
 from vfindex.storage.user.corrections import CorrectionReader
 
@@ -248,14 +248,17 @@ def reading_spec(snapshot: Snapshot) -> tuple[JointSpec, Generation | None]:
     return spec, generation
 
 
-def reading_hash(snapshot: Snapshot) -> str:
-    """Return the hash of setup and JointSpec that a reader scores with: libraries with the same one are comparable."""
-    return snapshot.remembered("spec hash", lambda: _hash_of(snapshot))
+def reading_hash(snapshot: Snapshot, folder: Path) -> str:
+    """Return the hash of setup and JointSpec that a reader scores with: libraries with the same one are comparable.
+
+    folder: of library.db. Raises LibraryDamaged for a lost setup.
+    """
+    return snapshot.remembered("spec hash", lambda: _hash_of(snapshot, folder))
 
 
-def _hash_of(snapshot: Snapshot) -> str:
-    spec, _ = reading_spec(snapshot)
-    return spec_hash(Comparable.of(LibraryMeta(snapshot).existing_setup()), spec)
+def _hash_of(snapshot: Snapshot, folder: Path) -> str:
+    setup = setup_of(snapshot, folder)
+    return spec_hash(Comparable.of(setup), reading_spec(snapshot)[0])
 
 
 def estimated_spec(snapshot: Snapshot, fusion: Fusion) -> JointSpec:

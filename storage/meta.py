@@ -61,23 +61,32 @@ class LibraryMeta:
             known = {each.name for each in fields(Setup)}  # others are of a newer vfindex
             return Setup(query=query, **{name: value for name, value in data.items() if name in known})
         except _NOT_AS_WRITTEN as exc:
-            raise LibraryDamaged("the library's setup is damaged; run: vfindex verify") from exc
+            raise _damaged("the library's setup") from exc
 
     def existing_setup(self) -> Setup:
-        """Return the setup. Raises LibraryDamaged where there is none."""
+        """Return the setup. Raises LibraryDamaged where there is none; `settings_backup.setup_of` says why."""
         setup = self.setup
         if setup is None:
-            raise LibraryDamaged("the library's setup is damaged; run: vfindex verify")
+            raise LibraryDamaged("library.db has lost the library's setup; run: vfindex repair")
         return setup
 
     @property
     def priors(self) -> dict[ModalityName, ModalityPrior]:
         """The statistics of each modality, from its model."""
+        stored = self.source.get(_PRIORS)
+        if stored is None:
+            raise LibraryDamaged(
+                "library.db has lost the statistics of the library's models (priors); put back the file from a backup, "
+                "or run: vfindex repair"
+            )
         try:
-            data: dict[ModalityName, dict[str, Any]] = json.loads(self.source.get(_PRIORS) or "")
-            return {m: _prior(values) for m, values in data.items()}
+            data: dict[ModalityName, dict[str, Any]] = json.loads(stored)
+            priors = {m: _prior(values) for m, values in data.items()}
         except _NOT_AS_WRITTEN as exc:
-            raise LibraryDamaged("the library's priors are damaged; run: vfindex verify") from exc
+            raise _damaged("the statistics of the library's models (priors)") from exc
+        if not priors:
+            raise _damaged("the statistics of the library's models (priors)")
+        return priors
 
     @property
     def fusion(self) -> Fusion:
@@ -123,7 +132,7 @@ class LibraryMeta:
         try:
             return tuple((str(url), str(name)) for url, name in json.loads(self.source.get(COLLECTIONS) or "[]"))
         except _NOT_AS_WRITTEN as exc:
-            raise LibraryDamaged("the library's list of collections is damaged; run: vfindex verify") from exc
+            raise _damaged("the library's list of collections") from exc
 
     @property
     def left_out(self) -> frozenset[ModalityName]:
@@ -138,14 +147,21 @@ class LibraryMeta:
                 str(name): str(digest) for name, digest in json.loads(self.source.get(_TEMPORAL_HEADS) or "{}").items()
             }
         except _NOT_AS_WRITTEN as exc:
-            raise LibraryDamaged("the library's list of temporal heads is damaged; run: vfindex verify") from exc
+            raise _damaged("the library's list of temporal heads") from exc
 
     @property
     def query_models(self) -> dict[str, str] | None:
         """Query encoder -> SHA-256 of its meta.json, which holds those of its other files; None in old libraries."""
         stored = self.source.get(_QUERY_MODELS)
-        found: dict[str, str] | None = None if stored is None else json.loads(stored)
-        return found
+        try:
+            return None if stored is None else {str(name): str(digest) for name, digest in json.loads(stored).items()}
+        except _NOT_AS_WRITTEN as exc:
+            raise _damaged("the library's list of query encoders (query_models)") from exc
+
+
+def _damaged(what: str) -> LibraryDamaged:
+    """Return the error of a setting that is not of the form in which it was written. what: the setting, in words."""
+    return LibraryDamaged(f"library.db is damaged: {what} cannot be read; put back library.db from a backup")
 
 
 def put_setup(catalog: Catalog, setup: Setup, priors: Mapping[ModalityName, ModalityPrior]) -> None:

@@ -201,12 +201,12 @@ def _changed(report: UpgradeReport) -> list[str]:
 def _roll_back(folder: Path, json: bool) -> None:
     from vfindex.storage.library import Library
     from vfindex.storage.maintenance.rollback import roll_back
-    from vfindex.storage.meta import LibraryMeta
+    from vfindex.storage.settings_backup import setup_of
 
     left = {video.fingerprint for video in _videos(folder)}
     place = roll_back(folder)
     with Library.open(place).snapshot() as snapshot:
-        setup = LibraryMeta(snapshot).existing_setup()
+        setup = setup_of(snapshot, place)
     lacking = len(left - {video.fingerprint for video in _videos(folder)})
     if json:
         print_json({"edition": str(place), "preset": setup.preset, "lacking": lacking})

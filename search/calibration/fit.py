@@ -24,8 +24,8 @@ from vfindex.storage.ids import spread
 from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.joint.vector import JointSpec
 from vfindex.storage.library import Library, reading_spec
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, get_modality, modality_names
+from vfindex.storage.settings_backup import setup_of
 from vfindex.storage.writer import writing
 
 # Content words that a query made of a transcript keeps. Verbatim segments are found too easily: over real recordings
@@ -125,7 +125,7 @@ class _ModalityScorer:
     """Searches with one modality at a time, at the default weights, or at the weight of one that is asked by name."""
 
     def __init__(self, library: Library, snapshot: Snapshot) -> None:
-        setup = LibraryMeta(snapshot).existing_setup()
+        setup = setup_of(snapshot, library.folder)
         self._encoder = QueryEncoder(library, setup)
         spec, generation = reading_spec(snapshot)
         opened = library.load_index(generation) if generation is not None else None

@@ -36,7 +36,6 @@ from vfindex.storage.db.reader import BATCH_CLIPS, Snapshot
 from vfindex.storage.errors import LibraryChanged, QueryError, UsageError
 from vfindex.storage.heads import TemporalHead, put_head, remove_head
 from vfindex.storage.library import Library, reading_spec
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import frame_modality
 from vfindex.storage.records import FloatArray
 from vfindex.storage.settings_backup import setup_of
@@ -201,7 +200,7 @@ def _figure(values: NDArray[np.float64]) -> Figure:
 
 def _store(folder: Path, library: Library, classes: ClassSet, head: TemporalHead) -> None:
     with writing(folder) as writer:
-        setup = LibraryMeta(writer.catalog).existing_setup()
+        setup = writer.existing_setup()
         if writer.folder != library.folder or setup.models.get(frame_modality()) != head.model:
             raise LibraryChanged("an upgrade has changed the library meanwhile; run the same command again")
         put_head(writer.catalog, writer.folder, classes.name, head)

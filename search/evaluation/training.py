@@ -25,9 +25,9 @@ from vfindex.storage.errors import QueryError
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.joint.vector import NAMED_WEIGHT, JointSpec
 from vfindex.storage.library import Library, estimated_spec
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import FloatArray
+from vfindex.storage.settings_backup import setup_of
 
 # Candidates per weighting: the default one, and each modality alone.
 DEPTH = 100
@@ -117,7 +117,7 @@ def collect_trials(library: Library, questions: Sequence[Question], known: Mappi
     known: video name -> id. fusion: the form that clips are scored by. Raises LibraryError, ModelError.
     """
     with library.snapshot() as snapshot:
-        setup = LibraryMeta(snapshot).existing_setup()
+        setup = setup_of(snapshot, library.folder)
         spec = estimated_spec(snapshot, fusion)
         view = View(snapshot, spec, setup, None, 0)
         encoder = QueryEncoder(library, setup)

@@ -116,5 +116,6 @@ def use_own_spec(folder: Path) -> Generation:
 
 def used_spec(folder: Path) -> str:
     """Return the hash of the spec that searches of a library score with. Raises LibraryError."""
-    with Library.open(folder).snapshot() as snapshot:
-        return reading_hash(snapshot)
+    library = Library.open(folder)
+    with library.snapshot() as snapshot:
+        return reading_hash(snapshot, library.folder)

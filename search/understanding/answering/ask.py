@@ -35,15 +35,15 @@ from vfindex.search.results import Record
 from vfindex.search.understanding.answering.passages import Passage, score_passages
 from vfindex.storage.errors import LibraryError, QueryError
 from vfindex.storage.library import reading_spec
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName, get_modality, modality_names
 from vfindex.storage.records import SEARCHABLE, Box, ClipKey, Segment, SegmentSource
 from vfindex.storage.text.folding import folded
 from vfindex.storage.text.tokenizer import plain_words, words_of
 
 if TYPE_CHECKING:
+    from vfindex.search.engine import SearchEngine
     from vfindex.search.libraries import OpenLibraries
-    from vfindex.search.query.encode import QueryEncoder
+    from vfindex.search.live import Searcher
     from vfindex.search.results import Hit
     from vfindex.search.understanding.answering.endpoint import Endpoint
     from vfindex.search.understanding.answering.phrase import Phrased
@@ -152,7 +152,7 @@ def ask(  # noqa: PLR0913  the options of `SearchService.ask`
         uncalibrated = _why_uncalibrated(snapshots)
         has_scores = all(reading_spec(each)[0].weights_are_open for each in snapshots)
         query = Query.plain(question)
-        is_foreign = _is_foreign(snapshots, query)
+        is_foreign = _is_foreign(libraries.engines, snapshots, query)
         if path is not None:
             query = replace(query, filters=Filters(inside=(escape(os.fsdecode(path)),)))
         labeller = _labeller(snapshots, query)
@@ -173,13 +173,13 @@ def ask(  # noqa: PLR0913  the options of `SearchService.ask`
     return Answer(question, path, says, reason, moments, phrased)
 
 
-def _is_foreign(snapshots: Sequence[Snapshot], query: Query) -> bool:
+def _is_foreign(engines: Sequence[SearchEngine], snapshots: Sequence[Snapshot], query: Query) -> bool:
     """Return whether a question has function words of another language than English and matches nothing by its words.
 
     Only where the text model of every library knows English alone. By vectors, it takes what is written in a language
     for an answer to whatever is asked in it.
     """
-    if any(LibraryMeta(each).existing_setup().references.get("text") not in _ENGLISH_MODELS for each in snapshots):
+    if any(engine.setup.references.get("text") not in _ENGLISH_MODELS for engine in engines):
         return False
     [moment] = query.moments
     typed = {folded(word) for word in words_of(moment.text) if word == word.lower()}
@@ -283,13 +283,13 @@ class _Asked:
         with self.libraries.opened() as (opened, snapshots):
             for library, snapshot, engine in zip(opened, snapshots, self.libraries.engines, strict=True):
                 own = [(place, hit) for place, hit in enumerate(hits) if hit.library == library.root]
-                found += self._quoted(own, snapshot, engine.searcher().encoder)
+                found += self._quoted(own, snapshot, engine.searcher())
         wants_number = _FOR_NUMBER.search(self.question) is not None
         ordered = [each for _, each in sorted(found, key=lambda each: each[0])]
         return _distinct([each for each in ordered if not wants_number or _has_number(each.quotations)])
 
     def _quoted(
-        self, hits: Sequence[tuple[int, Hit]], snapshot: Snapshot, encoder: QueryEncoder
+        self, hits: Sequence[tuple[int, Hit]], snapshot: Snapshot, searcher: Searcher
     ) -> list[tuple[int, Moment]]:
         """Return the moments of the hits of one library, each with the place of its hit."""
         videos = [snapshot.video_with(hit.key.fingerprint) for _, hit in hits]
@@ -297,7 +297,7 @@ class _Asked:
             (0 if video is None else video.id, _segments(snapshot, video, hit))
             for video, (_, hit) in zip(videos, hits, strict=True)
         ]
-        scored = score_passages(snapshot, encoder, self.question, stretches)
+        scored = score_passages(snapshot, searcher, self.question, stretches)
         return [
             (place, _moment(hit, passages, self.labeller))
             for (place, hit), passages in zip(hits, scored, strict=True)

@@ -9,14 +9,13 @@ from itertools import pairwise
 import numpy as np
 
 from vfindex.search.calibration.known_items import MIN_TITLE_WORDS
+from vfindex.search.live import Searcher
 from vfindex.search.query.ast import FURTHER_STOP_WORDS, STOP_WORDS, Query
-from vfindex.search.query.encode import QueryEncoder
 from vfindex.search.rank.lexical import match_keywords
 from vfindex.search.rank.score import sharpened
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.joint.vector import directions
 from vfindex.storage.library import reading_spec
-from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Segment
 from vfindex.storage.text.tokenizer import plain_words
@@ -55,7 +54,7 @@ class Passage:
 
 
 def score_passages(
-    snapshot: Snapshot, encoder: QueryEncoder, question: str, found: Sequence[tuple[int, Sequence[Segment]]]
+    snapshot: Snapshot, searcher: Searcher, question: str, found: Sequence[tuple[int, Sequence[Segment]]]
 ) -> list[list[Passage]]:
     """Return the passages with content of each stretch, best first. found: the video of each, and its segments.
 
@@ -66,8 +65,8 @@ def score_passages(
     [moment] = Query.plain(question).moments
     [part] = moment.parts()
     spec, _ = reading_spec(snapshot)
-    ways = directions(encoder.encode(part), spec)
-    weight = LibraryMeta(snapshot).existing_setup().word_weight
+    ways = directions(searcher.encoder.encode(part), spec)
+    weight = searcher.setup.word_weight
     matches = match_keywords(snapshot, moment.keywords(), {video_id for video_id, _ in found})
     held = {
         (each.modality, each.document.video_id, each.document.start_s, each.document.text): each.keywords
@@ -87,7 +86,7 @@ def score_passages(
     for track in dict.fromkeys(each.track for _, each in pieces if each.track in ways):
         of_track = [(number, each) for number, each in pieces if each.track == track]
         texts = list(dict.fromkeys(one.text for _, each in of_track for one in each.segments))[:MAX_ENCODED]
-        rows = dict(zip(texts, encoder.encode_passages(track, texts), strict=True))
+        rows = dict(zip(texts, searcher.encoder.encode_passages(track, texts), strict=True))
         own = [(number, each) for number, each in of_track if all(one.text in rows for one in each.segments)]
         means = np.stack([np.mean([rows[one.text] for one in each.segments], axis=0) for _, each in own])
         values = spec.parts[track].along(means / np.linalg.norm(means, axis=1, keepdims=True), ways[track].own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import zlib
@@ -14,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from vfindex.search.engine import check_comparable
 from vfindex.search.service import SearchService
 from vfindex.storage.db.sources import Root, exclusions, remember, roots
-from vfindex.storage.errors import LibraryDamaged
+from vfindex.storage.errors import DatabaseLost, LibraryDamaged
 from vfindex.storage.index.model_versions import put_in_use, version_folder
-from vfindex.storage.maintenance.shared_spec import exported, use_spec
+from vfindex.storage.maintenance.shared_spec import exported, use_spec, used_spec
 from vfindex.storage.meta import LibraryMeta
 from vfindex.storage.writer import writing
 
@@ -143,6 +145,46 @@ def test_a_lost_setup_without_a_copy_is_not_chosen_anew(run: Any, library: Path)
     assert fault in run("status").out and fault in run("verify").err
     with SearchService(library) as service, pytest.raises(LibraryDamaged, match="has lost its settings"):
         service.check()
+
+
+def test_a_setup_that_is_lost_under_open_libraries_is_named(library: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(library, tmp_path / "other")
+    fault = re.escape(f"{other / 'library.db'} has lost its settings{ADVICE.strip()}")
+    with SearchService([library, other]) as service:
+        service.check()
+        with service.opened() as (libraries, snapshots):
+            check_comparable(libraries, snapshots)
+        lose_setup(other)
+        with service.opened() as (libraries, snapshots), pytest.raises(DatabaseLost, match=fault):
+            check_comparable(libraries, snapshots)
+    with pytest.raises(DatabaseLost, match=fault):
+        used_spec(other)
+
+
+@pytest.mark.parametrize("stored", [None, "{}", "x", '{"visual": {}}'])
+def test_lost_priors_are_named(run: Any, library: Path, stored: str | None) -> None:
+    """A part of them ended `verify`, `label` and `unusual` as a bug."""
+    with closing(sqlite3.connect(library / "library.db")) as database, database:
+        # Without a checksum, as in a library of before it.
+        database.execute("UPDATE meta SET value = '', seal = NULL WHERE key = 'shared_spec'")
+        database.execute("UPDATE meta SET value = ?, seal = NULL WHERE key = 'priors'", (stored or "",))
+        if stored is None:
+            database.execute("DELETE FROM meta WHERE key = 'priors'")
+    Path("colours.json").write_text(json.dumps({"name": "colours", "classes": ["red", "blue"]}))
+    for command in ("label colours.json", "unusual", "rebuild", "verify"):
+        ran = run(*command.split())
+        assert ran.code == 1 and "library.db" in ran.err and "Traceback" not in ran.err, (command, ran.err)
+        assert "vfindex verify" not in ran.err and ("run: vfindex repair" in ran.err) == (stored is None), ran.err
+        assert "(priors)" in ran.err or (command == "rebuild" and "has lost 1 setting;" in ran.err), ran.err
+    if stored is None:
+        assert run("repair").code == 0
+        assert run("verify").code == 0
+
+
+def test_a_damaged_list_of_query_encoders_is_named(run: Any, library: Path) -> None:
+    with closing(sqlite3.connect(library / "library.db")) as database, database:
+        database.execute("UPDATE meta SET value = 'x', seal = NULL WHERE key = 'query_models'")
+    assert "library.db is damaged: the library's list of query encoders (query_models) cannot" in run("verify").err
 
 
 def test_repair_says_that_nothing_was_left(run: Any, library: Path) -> None:

@@ -72,7 +72,7 @@ def spec_of(folder: Path) -> JointSpec:
 
 def hash_of(folder: Path) -> str:
     with Library.open(folder).snapshot() as snapshot:
-        return reading_hash(snapshot)
+        return reading_hash(snapshot, folder)
 
 
 def write(folder: Path, *libraries: Path) -> Path:
