@@ -143,14 +143,19 @@ def ask(  # noqa: PLR0913  the options of `SearchService.ask`
     if not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
         raise QueryError(f"top_k must be a whole number from 1 to {MAX_TOP_K}, not {top_k!r}")
     for engine in libraries.engines:
-        engine.searcher()  # an empty library says so
+        with engine.named_among(libraries.engines):
+            engine.searcher()  # an empty library says so
     with libraries.opened() as (_, snapshots):
+        specs = []
+        for engine, snapshot in zip(libraries.engines, snapshots, strict=True):
+            with engine.named_among(libraries.engines):
+                specs.append(reading_spec(snapshot)[0])
         if not any(snapshot.video_ids() for snapshot in snapshots):
             require_videos(snapshots[0], libraries.engines[0].folder)
         path = None if video is None else _path_of(snapshots, video)
         _check_text(snapshots, video)
         uncalibrated = _why_uncalibrated(snapshots)
-        has_scores = all(reading_spec(each)[0].weights_are_open for each in snapshots)
+        has_scores = all(spec.weights_are_open for spec in specs)
         query = Query.plain(question)
         is_foreign = _is_foreign(libraries.engines, snapshots, query)
         if path is not None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ from vfindex.search.service import SearchService
 from vfindex.search.understanding.answering.ask import NOT_SAID, _moment
 from vfindex.search.understanding.answering.endpoint import Endpoint
 from vfindex.search.understanding.answering.passages import Passage
-from vfindex.storage.errors import LibraryError, QueryError
+from vfindex.storage.errors import LibraryDamaged, LibraryError, QueryError
 from vfindex.storage.records import Line, Segment
 from vfindex.storage.writer import writing
 
@@ -195,6 +199,17 @@ def test_a_corrected_line_is_quoted_as_corrected(folder: Path) -> None:
         said = service.transcript("bread.mp4")
         service.correct(Line.of(said.fingerprint, said.segments[0]), "Sourdough bread rises for a day.")
         assert quoted(service.ask("How does sourdough bread rise?"))[0] == ["Sourdough bread rises for a day."]
+
+
+@pytest.mark.parametrize("harm", ["UPDATE generation SET spec = '{}'", "DROP TABLE generation"])
+def test_the_damaged_one_of_several_libraries_is_named(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, harm: str
+) -> None:
+    other = shutil.copytree(folder, tmp_path_factory.mktemp("several") / "other")
+    with closing(sqlite3.connect(other / "library.db")) as connection, connection:
+        connection.execute(harm)
+    with SearchService([folder, other]) as service, pytest.raises(LibraryDamaged, match=f"^{re.escape(str(other))}: "):
+        service.ask("how does one build a house in a tree?")
 
 
 @pytest.mark.parametrize("question", ["", "  ", 7])
