@@ -19,7 +19,7 @@ from vfindex.search.rank.delta import View
 from vfindex.search.rank.lexical import match_keywords
 from vfindex.search.rank.query_vectors import combine_parts
 from vfindex.storage.db.reader import Snapshot
-from vfindex.storage.errors import IndexUnusable
+from vfindex.storage.errors import IndexUnusable, LibraryDamaged
 from vfindex.storage.ids import spread
 from vfindex.storage.index.reader import VectorIndex
 from vfindex.storage.joint.vector import JointSpec
@@ -58,7 +58,10 @@ def calibrate_if_changed(
     """
     library = Library.open(folder)
     with library.snapshot() as snapshot:
-        clips, before = snapshot.counts()["clip"], Calibration.from_json(snapshot.get(META_KEY))
+        clips, stored = snapshot.counts()["clip"], snapshot.get(META_KEY)
+        before = None
+        with suppress(LibraryDamaged):  # another takes its place
+            before = Calibration.from_json(stored)
         spec, _ = reading_spec(snapshot)
     if clips and spec.fusion == "concat" and (anew or before is None or _has_changed(before, clips, spec)):
         calibration = measure(library, background, say)

@@ -134,6 +134,15 @@ def test_a_library_is_calibrated_again_only_after_changes(folder: Path, monkeypa
     assert stored(folder).clips == VIDEOS
 
 
+def test_a_damaged_calibration_is_measured_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search advises to ingest again, which refused it as well."""
+    plant(monkeypatch, 0.9)
+    with writing(folder) as writer:
+        writer.catalog.put(META_KEY, "[1")
+    calibrate_if_changed(folder, BANK[:5], lambda _: None)
+    assert stored(folder).clips == VIDEOS
+
+
 # --- the rule -------------------------------------------------------------------------------------------------------
 
 VALUES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
