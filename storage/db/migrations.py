@@ -16,7 +16,7 @@ SQL that does the same to a library of before. What is released is never edited,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -246,9 +246,9 @@ def is_before_copy(connection: Connection) -> bool:
 def _lacking(connection: Connection) -> list[str]:
     """Return the migrations that the database lacks, in order. Raises as `refuse_newer`, LibraryDamaged."""
     applied = applied_migrations(connection)
-    refuse_newer(applied)
-    if not applied and has_tables(connection):
+    if has_lost_list(connection, applied):
         raise LibraryDamaged(LOST_LIST)
+    refuse_newer(applied)
     return [name for name in MIGRATIONS if name not in applied]
 
 
@@ -262,7 +262,17 @@ def refuse_newer(applied: Iterable[str]) -> None:
         )
 
 
-def has_tables(connection: Connection) -> bool:
+def has_lost_list(connection: Connection, applied: Collection[str]) -> bool:
+    """Return whether a library has lost its list of migrations, or names in it are damaged.
+
+    applied: the list. A newer library has had all of today's migrations.
+    """
+    known = MIGRATIONS.keys() & set(applied)
+    is_damaged = len(known) < len(MIGRATIONS) and len(known) < len(applied)
+    return is_damaged or (not applied and _has_tables(connection))
+
+
+def _has_tables(connection: Connection) -> bool:
     """Return whether a database has a table of a library."""
     tables = connection.scalars(text("SELECT name FROM main.sqlite_master WHERE type = 'table'"))
     return not schema.metadata.tables.keys().isdisjoint(tables)
@@ -314,7 +324,7 @@ def completing_statements(connection: Connection) -> tuple[str, ...]:
     LibraryVersion for one that needs a newer reader or lacks a breaking migration.
     """
     applied = set(applied_migrations(connection))
-    if not applied and has_tables(connection):
+    if not applied and _has_tables(connection):
         raise LibraryDamaged(LOST_LIST)
     if not applied:
         raise LibraryNotFound("the library is empty: its making was broken off; run `vfindex ingest` again")

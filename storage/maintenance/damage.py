@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.engine import translated
+from vfindex.storage.db.engine import any_text, translated
 from vfindex.storage.db.integrity import damaged_rows, paths_of
-from vfindex.storage.db.migrations import BY_COPY, LOST_LIST, MIGRATIONS, applied_migrations, has_tables
+from vfindex.storage.db.migrations import BY_COPY, LOST_LIST, MIGRATIONS, applied_migrations, has_lost_list
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged, counted
 from vfindex.storage.text.folding import FOLD_KEY, fold_of
@@ -67,7 +67,7 @@ def lost_parts(stored: Iterable[Sequence[str]], applied: Collection[str]) -> lis
     """
     there = {Part(*row) for row in stored}
     is_empty = schema.metadata.tables.keys().isdisjoint(part.name for part in there)
-    if is_empty or not MIGRATIONS.keys() >= set(applied):
+    if is_empty or MIGRATIONS.keys() < set(applied):
         return []
     later = set(_made_by(MIGRATIONS.keys() - set(applied)))
     lost = {part for part in _parts_of_today() - there if later.isdisjoint(_names(part))}
@@ -81,10 +81,12 @@ def lost_schema(engine: Engine) -> list[str]:
     [] also where SQLite cannot read the list of tables, which its own check reports.
     """
     try:
-        with engine.connect() as connection:
-            applied = applied_migrations(connection)
-            faults = [LOST_LIST] if not applied and has_tables(connection) else []
-            parts = lost_parts(connection.exec_driver_sql(EVERY_PART).all(), applied)
+        with engine.connect() as connection, any_text(connection):
+            stored = [Part(*row) for row in connection.exec_driver_sql(EVERY_PART)]
+            has_list = Part(schema.migration.name, "column", "name") in stored
+            applied = applied_migrations(connection) if has_list else []
+            faults = [LOST_LIST] if has_lost_list(connection, applied) else []
+            parts = lost_parts(stored, applied)
     except DBAPIError as exc:
         if not isinstance(error := translated(exc), LibraryDamaged):
             raise error from exc

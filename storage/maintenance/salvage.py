@@ -30,7 +30,7 @@ from vfindex.storage.db.integrity import (
     put,
     register,
 )
-from vfindex.storage.db.migrations import BREAKING, EVERY_COLUMN, MIN_READER, refuse_newer, temporary_tables
+from vfindex.storage.db.migrations import BREAKING, EVERY_COLUMN, MIGRATIONS, MIN_READER, refuse_newer, temporary_tables
 from vfindex.storage.db.reader import Snapshot
 from vfindex.storage.errors import LibraryDamaged, LibraryVersion
 from vfindex.storage.files.permissions import has_file
@@ -183,14 +183,15 @@ def _lost_tables(source: sqlite3.Connection) -> list[str]:
     with suppress(sqlite3.DatabaseError):
         applied += (name for (name,) in source.execute("SELECT name FROM main.migration"))
     parts = source.execute(EVERY_PART).fetchall()
-    refuse_newer(applied)
-    if not applied:
+    if MIGRATIONS.keys() <= set(applied):
+        refuse_newer(applied)
+    else:  # of an older vfindex, or damaged
         _refuse_unknown(source, parts)
     return [part.name for part in lost_parts(parts, applied) if part.kind == "table" and part.name in _NAMES]
 
 
 def _refuse_unknown(source: sqlite3.Connection, parts: Collection[Sequence[str]]) -> None:
-    """Raise LibraryVersion if a library without its list of migrations has what this vfindex would not copy."""
+    """Raise LibraryVersion if a library without a complete list of migrations has what would not be copied."""
     known = {f"{table.name}.{column.name}" for table in schema.metadata.sorted_tables for column in table.columns}
     columns = {f"{table}.{name}" for table, kind, name in parts if kind == "column" and table in _NAMES}
     unknown = sorted(columns - known - {"embedding.frames"})  # these until `BY_COPY`

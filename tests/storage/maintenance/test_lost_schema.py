@@ -149,6 +149,26 @@ def test_a_library_of_before_the_last_migrations_is_not_taken_for_one_of_today(l
 
 
 @pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE migration SET name = 'fold_Xords' WHERE name = 'fold_words'",
+        "UPDATE migration SET name = CAST(x'ff80' AS TEXT) WHERE name = 'fold_words'",
+        "ALTER TABLE migration RENAME COLUMN name TO title",
+    ],
+)
+def test_a_damaged_list_of_migrations_is_that_of_no_newer_library(harm: str, library: Path) -> None:
+    """A newer one has had all of today's migrations."""
+    before = list(rows(library / "library.db"))
+    change(library, harm)
+    with pytest.raises(LibraryDamaged), writing(library):
+        pass
+    assert verify(Library.open(library)).problems[0] == LOST_LIST
+    assert salvage_database(library) is not None
+    assert found_lost(library) == []
+    assert list(rows(library / "library.db")) == before
+
+
+@pytest.mark.parametrize(
     "newer",
     [
         "ALTER TABLE clip ADD COLUMN hologram BLOB",
