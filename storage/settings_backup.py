@@ -4,7 +4,8 @@
 
 It is written after the database at each publication. A database with an older generation than the backup has lost
 commits, as when its log was truncated; a database that lost its settings gets them from here. The file of another
-library, or of another model version, is not used: its settings would name other models than those of the vectors.
+library, or of another model version, is not used: its settings would name other models than those of the vectors. Both
+have the setting `identity`, drawn at random when the first backup is written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -24,7 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vfindex.storage.db import schema
 from vfindex.storage.db.catalog import Catalog
-from vfindex.storage.db.integrity import PASSING, count_again, is_broken, lost_rows, row_count
+from vfindex.storage.db.integrity import PASSING, count_again, is_broken, lost_rows, put, row_count
 from vfindex.storage.db.videos import has_videos
 from vfindex.storage.errors import DatabaseLost, LibraryDamaged, LibraryError, LibraryNotFound
 from vfindex.storage.files.permissions import BACKUP, DATABASE, unreadable
@@ -46,24 +48,18 @@ _NEEDED = {"setup", "priors"}
 # Keys of this database's current state, invalid in another one. With the collections in Qdrant, the repair of a copy
 # would take those of the first library for its own.
 _NOT_KEPT = {INODE, LIBRARY_ID, COLLECTIONS, "repairing", *PASSING}
-# Generations whose files the backup names; a database has two at most.
-_NAMED_GENERATIONS = 16
+IDENTITY = "identity"
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsBackup:
-    """The backup, as of the last publication.
-
-    roots: (path in hex, JSON of its globs). exclusions: paths in hex. files: generation -> SHA-256 of its file, of the
-    newest ones.
-    """
+    """The backup, as of the last publication. roots: (path in hex, JSON of its globs). exclusions: paths in hex."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[tuple[str, str], ...] = ()
     exclusions: tuple[str, ...] = ()
     generation: int = 0
     clips: int = 0
-    files: Mapping[int, str] = field(default_factory=dict)
 
 
 def write_backup(connection: Connection, folder: Path) -> None:
@@ -89,12 +85,13 @@ def write_backup(connection: Connection, folder: Path) -> None:
         settings = dict(before.settings) | settings if lacks_settings else settings
         roots = dict(before.roots) | roots if schema.root in lost else roots
         removed |= set(before.exclusions) if lacks_removed else set()
+    elif IDENTITY not in settings:
+        known = before.settings.get(IDENTITY) if before else None
+        settings[IDENTITY] = known or secrets.token_hex(8)
+        put(connection, IDENTITY, settings[IDENTITY])
     clips = connection.scalar(select(func.count()).select_from(schema.clip)) or 0
     generation = connection.scalar(select(func.max(g.id))) or 0
-    files = {**(before.files if before else {}), **_files(connection)}
-    newest = dict(sorted(files.items())[-_NAMED_GENERATIONS:])
-    backup = SettingsBackup(settings, tuple(roots.items()), tuple(sorted(removed)), generation, clips, newest)
-    held = json.dumps(asdict(backup))
+    held = json.dumps(asdict(SettingsBackup(settings, tuple(roots.items()), tuple(sorted(removed)), generation, clips)))
     with replacing(folder / BACKUP) as file:
         file.write(json.dumps({"crc32": zlib.crc32(held.encode()), "held": held}).encode())
 
@@ -208,29 +205,21 @@ def setup_of(snapshot: Snapshot, folder: Path) -> Setup:
 def own_backup(connection: Connection, folder: Path) -> SettingsBackup | None:
     """Return the backup of the library in `folder`, as `read_backup`; None if it is that of another one."""
     spare = read_backup(folder)
-    return None if spare is None or _is_of_another(spare, _files(connection), folder) else spare
+    return None if spare is None or _is_of_another(spare, connection, folder) else spare
 
 
-def _is_of_another(spare: SettingsBackup, files: Mapping[int, str], folder: Path) -> bool:
-    """Return whether a backup is not of the library in `folder`: by its joint indexes, or by its query encoders.
-
-    files: of the database's generations. Of a database put back from an older copy, some are equal.
-    """
-    if known := spare.files.keys() & files.keys():
-        return all(spare.files[number] != files[number] for number in known)
+def _is_of_another(spare: SettingsBackup, connection: Connection, folder: Path) -> bool:
+    """Return whether a backup is not of the library in `folder`: by its identity, else by its query encoders."""
+    m = schema.meta.c
+    identities = connection.scalar(select(m.value).where(m.key == IDENTITY)), spare.settings.get(IDENTITY)
+    if all(identities) or not has_videos(connection):
+        return all(identities) and identities[0] != identities[1]
     try:
         named = {model["folder"] for model in json.loads(spare.settings["setup"])["query"].values()}
-        held = {path.name for path in (folder / "query").iterdir()}
+        held = {path.parent.name for path in (folder / "query").glob("*/meta.json")}
     except (*_NOT_AS_WRITTEN, OSError):
         return False
     return bool(named - held and held - named)
-
-
-def _files(connection: Connection) -> dict[int, str]:
-    """Return generation -> SHA-256 of its file."""
-    g = schema.generation.c
-    rows = connection.execute(select(g.id, g.sha256).where(text(f"NOT ({is_broken(schema.generation)})")))
-    return {row.id: row.sha256 for row in rows}
 
 
 def read_backup(folder: Path) -> SettingsBackup | None:
@@ -242,7 +231,8 @@ def read_backup(folder: Path) -> SettingsBackup | None:
         held = json.loads(outer["held"])
         held["roots"] = tuple((path, exclude) for path, exclude in held["roots"])
         held["exclusions"] = tuple(held.get("exclusions", ()))  # one of before November 2026 has none
-        held["files"] = {int(number): str(digest) for number, digest in held.get("files", {}).items()}
+        held["settings"] = {str(key): str(value) for key, value in held["settings"].items()}
+        held["generation"], held["clips"] = int(held["generation"]), int(held["clips"])
         return SettingsBackup(**held)
     except (FileNotFoundError, RecursionError, *_NOT_AS_WRITTEN):
         return None

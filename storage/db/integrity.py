@@ -147,9 +147,9 @@ COUNTED: Mapping[Table, tuple[str, str]] = {
 }
 COUNTS: Mapping[str, Table] = {f"rows of {table.name}": table for table in COUNTED}
 _IS_COUNT = f"key IN ({', '.join(map(repr, COUNTS))})"
-# Settings that come and go. All others stay once they are there; only these an older vfindex deletes, and counts none.
+# Settings that come and go, as do the hashes of files. All others stay once they are there; an older vfindex deletes
+# only these, and counts none.
 PASSING = frozenset({"changed", "fold", "live_recall", "min_reader", "scrub", *COUNTS})
-_STAYS = f"key NOT IN ({', '.join(map(repr, sorted(PASSING)))})"
 # Tables whose rows go with a clip.
 _OF_CLIPS = (schema.embedding.name, schema.frame.name)
 # SQL of how many rows a video has.
@@ -157,6 +157,11 @@ HELD_NOW = " + ".join(
     [f"(SELECT count(*) FROM {table.name} o WHERE o.video_id = video.id)" for table in OWNED]
     + [f"(SELECT count(*) FROM clip c JOIN {t} e ON e.clip_id = c.id WHERE c.video_id = video.id)" for t in _OF_CLIPS]
 )
+
+
+def _stays(prefix: str = "") -> str:
+    """Return the SQL condition that a setting stays. prefix: of its column."""
+    return f"{prefix}key NOT IN ({', '.join(map(repr, sorted(PASSING)))}) AND {prefix}key NOT GLOB 'sha256 *'"
 
 
 def _triggers() -> Iterator[tuple[str, str]]:
@@ -175,7 +180,10 @@ def _triggers() -> Iterator[tuple[str, str]]:
             yield f"{event} ON main.{name}", _add(f"{sign} 1", f"(SELECT video_id FROM clip WHERE id = {row}.clip_id)")
         for key, table in COUNTS.items():
             change = f"UPDATE meta SET value = CAST(value {sign} 1 AS TEXT) WHERE key = '{key}'"
-            yield f"{event} ON main.{table.name}", change + (f" AND {row}.{_STAYS}" if table is schema.meta else "")
+            yield (
+                f"{event} ON main.{table.name}",
+                change + (f" AND {_stays(f'{row}.')}" if table is schema.meta else ""),
+            )
 
 
 _CHANGES = (("-", "OLD"), ("+", "NEW"))
@@ -202,11 +210,14 @@ def keep_no_counts(connection: Connection) -> None:
 
 
 def begin_counts(connection: Connection) -> None:
-    """Count the tables without a valid count, then keep the counts."""
+    """Count the tables without a valid count, and settings that an older vfindex has added; then keep the counts."""
     connection.execute(text(f"DELETE FROM meta WHERE {_IS_COUNT} AND {is_broken(schema.meta)}"))
     for table in COUNTED:
         if row_count(connection, table) is None:
             count_again(connection, table)
+    settings = connection.scalar(text(f"SELECT count(*) FROM {_counted(schema.meta)}")) or 0
+    if settings > (row_count(connection, schema.meta) or 0):
+        count_again(connection, schema.meta)
     keep_counts(connection)
 
 
@@ -256,7 +267,7 @@ def lost_settings(connection: Connection) -> str | None:
 
 def _counted(table: Table) -> str:
     """Return the SQL of the rows of a table that are counted."""
-    return f"{table.name} WHERE {_STAYS}" if table is schema.meta else table.name
+    return f"{table.name} WHERE {_stays()}" if table is schema.meta else table.name
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

@@ -402,7 +402,6 @@ def as_before(writer: Writer) -> Generation:
     with writer.catalog.transaction() as connection:
         values = {"size": stored.size_bytes, "sha256": stored.sha256}
         connection.execute(text("UPDATE generation SET size_bytes = :size, sha256 = :sha256, clips = 220"), values)
-    writer.write_backup()
     return replace(generation, size_bytes=stored.size_bytes, sha256=stored.sha256)
 
 

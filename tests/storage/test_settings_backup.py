@@ -19,10 +19,10 @@ from vfindex.storage.errors import LibraryDamaged
 from vfindex.storage.joint.fusion import Fusion
 from vfindex.storage.library import Library
 from vfindex.storage.maintenance.rebuild import rebuild
-from vfindex.storage.maintenance.repair import restore_settings
+from vfindex.storage.maintenance.repair import restore_settings, salvage_database
 from vfindex.storage.maintenance.verify import verify
 from vfindex.storage.meta import LibraryMeta
-from vfindex.storage.settings_backup import read_backup
+from vfindex.storage.settings_backup import IDENTITY, read_backup
 from vfindex.storage.writer import writing
 
 OTHERS = "library.json is of another library; run: vfindex repair"
@@ -126,10 +126,27 @@ def test_a_copy_that_cannot_be_read_is_replaced_where_nothing_is_lost(library: P
     assert read_backup(library) is not None
 
 
+def others_encoders(library: Path, other: Path) -> None:
+    """Put the copy of a library with other query encoders there, from before libraries had an identity."""
+    for name in ("by-hand", "more"):
+        (library / "query" / name).mkdir()
+        (library / "query" / name / "meta.json").touch()
+    held = read_backup(other)
+    assert held is not None
+    setup = json.loads(held.settings["setup"])
+    for model in setup["query"].values():
+        model["folder"] = "another"
+    shutil.copy(other / "library.json", library)
+    kept = {key: value for key, value in held.settings.items() if key != IDENTITY}
+    change(library, settings={**kept, "setup": json.dumps(setup)})
+
+
 @pytest.mark.parametrize("lost", ["key = 'setup'", "1"])
 def test_the_copy_of_another_library_restores_nothing(library: Path, other: Path, lost: str) -> None:
     """Its models are others than those of the vectors."""
-    shutil.copy(other / "library.json", library)
+    others_encoders(library, other)
+    if lost == "key = 'setup'":  # the identity is left
+        shutil.copy(other / "library.json", library)
     harm(library, f"DELETE FROM meta WHERE {lost}")
     fault = f"{library / 'library.db'} has lost its settings, and library.json is of another library; put back"
     with writing(library) as writer:
@@ -141,18 +158,20 @@ def test_the_copy_of_another_library_restores_nothing(library: Path, other: Path
 
 
 def test_the_copy_of_another_library_is_known_by_its_query_encoders(library: Path, other: Path) -> None:
-    """One of before November 2026 names no index."""
-    (library / "query" / "by-hand").mkdir()
-    setup = json.loads(settings(other)["setup"])
-    for model in setup["query"].values():
-        model["folder"] = "another"
+    others_encoders(library, other)
+    assert problems(library) == [OTHERS]
+    shutil.copy(other / "library.json", library)
     held = read_backup(other)
     assert held is not None
-    shutil.copy(other / "library.json", library)
-    change(library, files={}, settings={**held.settings, "setup": json.dumps(setup)})
-    assert problems(library) == [OTHERS]
-    change(library, settings=dict(held.settings))
+    change(library, settings={key: value for key, value in held.settings.items() if key != IDENTITY})
     assert problems(library) == []
+
+
+def test_no_encoder_tells_whose_copy_it_is_where_the_database_is_lost(library: Path, other: Path) -> None:
+    others_encoders(library, other)
+    harm(library, "DELETE FROM meta WHERE key = 'setup'", "DELETE FROM video")
+    with writing(library) as writer:
+        assert restore_settings(writer.catalog, library) and writer.setup() is not None
 
 
 def test_the_copy_of_another_library_is_replaced_in_a_sound_one(library: Path, other: Path) -> None:
@@ -167,20 +186,63 @@ def test_the_copy_of_another_library_is_replaced_in_a_sound_one(library: Path, o
         assert roots(writer.catalog) == [Root(b"/videos/1")]
 
 
-def test_an_older_copy_of_the_database_is_known_as_the_library(library: Path, tmp_path: Path) -> None:
-    """What it has lost is still restored."""
+def test_a_database_put_back_is_known_as_the_library(library: Path, tmp_path: Path) -> None:
+    """Its generations have numbers of others of before. What it has lost is still restored."""
     with writing(library) as writer:
         writer.checkpoint()
-    shutil.copy(library / "library.db", tmp_path / "earlier.db")
+    shutil.copytree(library, tmp_path / "earlier")
+    for name in ("library.db", "library.db-wal", "library.db-shm"):
+        (library / name).unlink(missing_ok=True)
+    salvage_database(library)
     for number in (3, 4):
         with writing(library) as writer:
             add_video(writer, f"{number}", [clip(visual=axis(number))])
+            remember(writer.catalog, [Root(b"/videos/%d" % number)])
             writer.publish()
-    shutil.copy(tmp_path / "earlier.db", library / "library.db")
+    for name in ("library.db", "index"):
+        path = library / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        source = tmp_path / "earlier" / name
+        shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
     assert not any(OTHERS in each for each in problems(library))
     harm(library, "DELETE FROM meta WHERE key = 'setup'")
     with writing(library) as writer:
         assert restore_settings(writer.catalog, library) and writer.setup() is not None
+        assert Root(b"/videos/4") in roots(writer.catalog)
+
+
+def test_a_library_of_before_identities_gets_one_with_its_next_copy(library: Path) -> None:
+    harm(library, f"DELETE FROM meta WHERE key IN ('{IDENTITY}', 'rows of meta')")
+    held = read_backup(library)
+    assert held is not None and held.settings[IDENTITY]
+    with writing(library) as writer:
+        writer.write_backup()
+    assert settings(library)[IDENTITY] == held.settings[IDENTITY], "a killed command had written the copy alone"
+    (library / "library.json").unlink()
+    harm(library, f"DELETE FROM meta WHERE key IN ('{IDENTITY}', 'rows of meta')")
+    with writing(library) as writer:
+        writer.write_backup()
+    new = read_backup(library)
+    assert new is not None and new.settings[IDENTITY] == settings(library)[IDENTITY] != held.settings[IDENTITY]
+
+
+def test_hashes_of_files_are_not_counted_and_new_settings_are(library: Path) -> None:
+    """An older vfindex deletes the ones, and adds others without counting them."""
+    harm(library, "INSERT INTO meta (key, value) VALUES ('sha256 a', '1')")
+    with writing(library):
+        pass
+    harm(library, "DELETE FROM meta WHERE key = 'sha256 a'", "INSERT INTO meta (key, value) VALUES ('ocr', '1')")
+    assert problems(library) == []
+    with writing(library):
+        pass
+    harm(library, "DELETE FROM meta WHERE key = 'ocr'")
+    assert problems(library) == [LOST]
+
+
+@pytest.mark.parametrize("held", [{"settings": None}, {"generation": "many"}, {"clips": []}, {"settings": [1]}])
+def test_a_copy_of_another_shape_is_damaged(library: Path, held: dict[str, Any]) -> None:
+    change(library, **held)
+    assert read_backup(library) is None
 
 
 def test_a_repair_without_a_copy_of_the_setup_changes_nothing(library: Path) -> None:
