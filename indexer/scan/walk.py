@@ -60,9 +60,9 @@ _NEAR_MISS_WORDS = {
     "no_extension": ("the name has no extension", "name the file itself on the command line, or rename it"),
 }
 
-# What shows that a folder is a library of vfindex, and its parts without videos: a thumbnail is no near miss.
-_MARKS_OF_LIBRARY = {b"library.db", b"lock"}
-_PARTS_OF_LIBRARY = {b"index", b"query", b"thumbs", b"questions", b"editions"}
+# Parts of a library of vfindex without videos. It shows by `lock` with `library.db` or `current`.
+_FILES_OF_LIBRARY = {b"lock", b"current"}
+_FOLDERS_OF_LIBRARY = {b"index", b"query", b"thumbs", b"questions", b"editions"}
 
 FINGERPRINT_VERSION = "a"  # changes with the hashed data, so old and new fingerprints never compare equal
 FINGERPRINT_BLOCK_BYTES = 1 << 20
@@ -300,9 +300,9 @@ def _wanted(
     folders: list[bytes], files: dict[bytes, os.DirEntry[bytes]], removed: frozenset[bytes]
 ) -> tuple[list[bytes], dict[bytes, os.DirEntry[bytes]]]:
     """Return the folders and files of one folder without parts of a library, and what a user has removed from this."""
-    if files.keys() >= _MARKS_OF_LIBRARY:
-        folders = [path for path in folders if os.path.basename(path) not in _PARTS_OF_LIBRARY]
-        del files[b"lock"]
+    if b"lock" in files and not files.keys().isdisjoint((b"library.db", b"current")):
+        folders = [path for path in folders if os.path.basename(path) not in _FOLDERS_OF_LIBRARY]
+        files = {name: entry for name, entry in files.items() if name not in _FILES_OF_LIBRARY}
     if removed:
         folders = [path for path in folders if exclusion_key(path) not in removed]
         files = {name: entry for name, entry in files.items() if exclusion_key(entry.path) not in removed}

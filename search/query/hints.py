@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from vfindex.search.query.ast import STOP_WORDS, Query, Term
 from vfindex.search.query.filters import Unmatched
-from vfindex.search.query.parser import FILTER_EXAMPLES
+from vfindex.search.query.parser import FILTER_EXAMPLES, parse
+from vfindex.storage.errors import QueryError
 from vfindex.storage.modalities import ModalityName, get_modality, modality_names, prefixes
 from vfindex.storage.records import Hint
 from vfindex.storage.text.folding import folded
@@ -92,17 +93,29 @@ def _unmatched(value: Unmatched) -> str:
 def _misread(terms: Sequence[Term], *, is_alone: bool) -> Iterator[Hint]:
     """Yield the hints for words that look like syntax. is_alone: the query has one moment."""
     words = [term.text if term.is_plain else "" for term in terms]
-    for number, word in enumerate(words):
+    for word in words:
         if written := _near_prefix(word):
             yield Hint("prefix", f'"{word}" is searched like any other word; with the prefix, write: {written}')
-        others = [each for each in words if each not in ("", word)]
-        if word in _OPERATORS and 0 < number < len(words) - 1 and not (others and all(map(str.isupper, others))):
-            yield Hint("operator", f'"{word}" is searched like any other word; {_OPERATORS[word]}')
-    end = words.index("within") if "within" in words else len(words)
-    if is_alone and "then" in words[1 : end - 1]:
-        time = next((f"{each}s" for each in words[end + 1 :] if each.isdecimal()), "20s")
-        written = " ".join(map(str, (*terms[:end], "within", time)))
+    for number, word in enumerate(words[1:-1], start=1):
+        sides = terms[number - 1], terms[number + 1]
+        if word in _OPERATORS and not all(each.is_word and each.text.istitle() for each in sides):  # Tom AND Jerry
+            shouted = [each for each in words if each not in ("", word)]
+            if not (shouted and all(map(str.isupper, shouted))):
+                yield Hint("operator", f'"{word}" is searched like any other word; {_OPERATORS[word]}')
+    if is_alone and (written := _two_moments(terms, words)):
         yield Hint("moments", f'"then" is searched like any other word; for two moments, end with a time: {written}')
+
+
+def _two_moments(terms: Sequence[Term], words: Sequence[str]) -> str:
+    """Return a query with a `then` and no time as one of two moments; "" for any other."""
+    end, time = len(terms), "20s"
+    if "within" in words:
+        end = words.index("within")
+        time = f"{words[-1]}s" if end == len(words) - 2 and words[-1].isdecimal() else ""
+    at = words.index("then") if words.count("then") == 1 else 0
+    if not time or not 0 < at < end - 1 or words[at - 1] in ("and", "since", "until", "by"):
+        return ""
+    return " ".join(map(str, (*terms[:end], "within", time)))
 
 
 def _near_prefix(word: str) -> str:
@@ -118,7 +131,16 @@ def _near_prefix(word: str) -> str:
     if name in modality_names():
         return f"{get_modality(name).prefix}:{value}"
     [near] = get_close_matches(name, [*prefixes(), *FILTER_EXAMPLES], 1, _NEAR) or [""]
-    return f"{near}:{value}" if near else ""
+    return f"{near}:{value}" if near and _is_query(f"x {near}:{value}") else ""
+
+
+def _is_query(text: str) -> bool:
+    """Return whether a filter takes its value."""
+    try:
+        parse(text)
+    except QueryError:
+        return False
+    return True
 
 
 def _is_prefix(term: Term) -> bool:

@@ -200,7 +200,8 @@ def _filter_value(name: str, value: str, position: int) -> tuple[str, str | date
         try:
             return ("since" if name == "after" else "until"), date.fromisoformat("".join(first))
         except ValueError:
-            raise QueryError(f"there is no day {value}", position) from None
+            kind = "day" if match[3] else "month" if match[2] else "year"
+            raise QueryError(f"there is no {kind} {value}", position) from None
     raise QueryError(f"the filter {name}: does not take {value!r}; write it as in {FILTER_EXAMPLES[name]}", position)
 
 

@@ -51,6 +51,9 @@ def problems(found: list[Discovered]) -> dict[str, str]:
 
 def test_the_parts_of_another_library_are_not_entered(root: Path) -> None:
     put(root, "lib/library.db", "lib/lock", "lib/thumbs/a1/p.webp", "lib/index/1.joint", "lib/editions/1/lock")
+    put(
+        root, "lib/current", "upgraded/lock", "upgraded/current", "upgraded/editions/1/library.db", "upgraded/query/a/b"
+    )
     put(root, "lib/a.mp4", "lib/trip/b.mp4", "lib/lost", "thumbs/p.webp", "no/library.db", "no/thumbs/q.webp")
     found = walk(root)
     assert names(found, root) == ["lib/a.mp4", "lib/trip/b.mp4"]

@@ -96,7 +96,11 @@ def test_a_word_that_is_nearly_a_prefix_gives_a_hint(question: str, written: str
 
 
 @pytest.mark.parametrize(
-    "question", ["C:/videos", "at 10:30", "http://a.example/b", "foo:bar", "said:helmet", "note:this", "a:b", "said:"]
+    "question",
+    [
+        *("C:/videos", "at 10:30", "http://a.example/b", "foo:bar", "said:helmet", "note:this", "a:b", "said:"),
+        *("Before:sunset", "After:all", "Long:ago", "Longer:road"),
+    ],
 )
 def test_other_words_with_a_colon_give_no_hint(question: str) -> None:
     assert [each for each in hints(parse(question), ()) if each.kind == "prefix"] == []
@@ -116,7 +120,13 @@ def test_two_moments_without_a_time_give_a_hint(question: str, written: str) -> 
     assert parse(written).order == "then"
 
 
-@pytest.mark.parametrize("question", ["then we go", "dog then cat within 20s", "since then", "house near a lake"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("then we go", "dog then cat within 20s", "since then", "house near a lake", "and then there were none"),
+        *("dog then then cat", "then dog then cat", "within then x then y", "dog then cat within 2 rooms"),
+    ],
+)
 def test_one_moment_gives_no_hint_of_two(question: str) -> None:
     assert hints(parse(question), ()) == ()
 
@@ -125,7 +135,13 @@ def test_one_moment_gives_no_hint_of_two(question: str) -> None:
 def test_operators_of_other_engines_give_a_hint(operator: str) -> None:
     [hint] = hints(parse(f"said:dog {operator} said:cat"), ())
     assert hint.kind == "operator" and hint.text.startswith(f'"{operator}" is searched like any other word; ')
-    for question in (f"DOG {operator} CAT", f"dog {operator.lower()} cat", f"{operator} gate", f'"dog {operator} cat"'):
+    for question in (
+        f"DOG {operator} CAT",
+        f"dog {operator.lower()} cat",
+        f"{operator} gate",
+        f'"dog {operator} cat"',
+        f"Tom {operator} Jerry",
+    ):
         assert hints(parse(question), ()) == ()
 
 
