@@ -176,7 +176,7 @@ def test_a_month_or_a_year_is_its_first_day() -> None:
         ("dog longer:60", 11, "write it as in longer:60s"),
         ("dog after:26", 10, "write it as in after:2026-01-31"),
         ("dog after:2026-1", 10, "write it as in after:2026-01-31"),
-        ("dog after:2026-13", 10, "no day 2026-13"),
+        ("dog after:2026-13", 10, "no month 2026-13"),
         ("dog before:2026-02-30", 11, "no day 2026-02-30"),
         ("dog lang:english", 9, "write it as in lang:en"),
         ("dog speaker:?!", 12, 'write it as in speaker:"Jane Doe"'),
