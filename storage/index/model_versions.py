@@ -22,7 +22,7 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.engine import connect, translated
 from vfindex.storage.db.migrations import applied_migrations
 from vfindex.storage.errors import LibraryDamaged, LibraryError
-from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, unreadable
+from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, refuse_unreadable, unreadable
 from vfindex.storage.files.regular import NotRegularError, regular
 from vfindex.storage.files.writes import replacing
 
@@ -87,6 +87,7 @@ def _was_in_use(folder: Path, number: int) -> bool:
     place = version_folder(folder, number)
     if not has_file(place / DATABASE) or not _has_library(folder):
         return _has_library(place)  # an upgrade that has not switched leaves the version that it reads, and a database
+    refuse_unreadable(place / DATABASE)
     engine = connect(place / DATABASE, write=False)
     try:
         with engine.connect() as connection:
@@ -122,7 +123,10 @@ def _editions(folder: Path) -> list[int]:
     """Return the numbers of the later versions, increasing."""
     if not (folder / "editions").is_dir():
         return []
-    names = (path.name for path in (folder / "editions").iterdir() if path.is_dir())
+    try:
+        names = [path.name for path in (folder / "editions").iterdir() if path.is_dir()]
+    except PermissionError as exc:
+        raise unreadable(folder / "editions") from exc
     return sorted(int(name) for name in names if _LINE.fullmatch(f"editions/{name}"))
 
 

@@ -187,11 +187,14 @@ def test_a_log_without_shared_memory_is_read_where_nothing_can_be_written(home: 
     assert not (copy / "library.db-shm").exists()
 
 
-@pytest.mark.parametrize("name", ["library.db", "library.db-wal", ".", "index"])
+@pytest.mark.parametrize("name", ["library.db", "library.db-wal", ".", "index", "editions", "editions/1/library.db"])
 def test_a_missing_permission_is_a_sentence_and_not_damage(home: Path, name: str) -> None:
     folder = home / "library"
     if name == "library.db-wal":
         (folder / name).touch()
+    if name.startswith("editions"):  # of an upgrade by an earlier version, which writes no `current` at first
+        (folder / "editions" / "1").mkdir(parents=True)
+        (folder / "editions" / "1" / "library.db").touch()
     closed = folder / name if name != "index" else next((folder / "index").iterdir())
     closed.chmod(0)
     with reader(folder, home / "spare") as other:
