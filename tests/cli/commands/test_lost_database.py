@@ -163,7 +163,7 @@ def test_a_setup_that_is_lost_under_open_libraries_is_named(library: Path, tmp_p
 
 @pytest.mark.parametrize("stored", [None, "{}", "x", '{"visual": {}}'])
 def test_lost_priors_are_named(run: Any, library: Path, stored: str | None) -> None:
-    """A part of them ended `verify`, `label` and `unusual` as a bug."""
+    """Empty ones ended `verify`, `label` and `unusual` as a bug."""
     with closing(sqlite3.connect(library / "library.db")) as database, database:
         # Without a checksum, as in a library of before it.
         database.execute("UPDATE meta SET value = '', seal = NULL WHERE key = 'shared_spec'")
