@@ -231,7 +231,7 @@ class Publisher:
         kept = {file.name for row in rows for file in self._library.index_files(StoredFile(*row))}
         with on_disk("the joint index"):
             for path in self._library.index.iterdir():
-                if path.name not in kept:
+                if path.name not in kept and not path.is_dir():  # a folder is not ours
                     path.unlink(missing_ok=True)
 
 

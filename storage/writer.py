@@ -61,6 +61,7 @@ def writing(folder: Path, *, migrates: bool = True) -> Iterator[Writer]:
         place = in_use(folder)
         if place != folder:
             locks.enter_context(locked(place))  # a writer that was given the version's own folder
+        refuse_unreadable(place / DATABASE)
         if has_file(place / DATABASE):
             with closing(Library.open(place)) as library:
                 refuse_torn(library)
@@ -117,7 +118,8 @@ def locked(folder: Path) -> Iterator[None]:
             f"another vfindex is writing to the library {folder}; wait until it ends, or use another --library"
         ) from exc
     except OSError as exc:
-        advice = permission_wanted("its files")
+        is_folder = (folder / "lock").is_dir()
+        advice = f"move {folder / 'lock'} away" if is_folder else permission_wanted("its files")
         raise LibraryError(f"the library {folder} cannot be written ({exc.strerror}); {advice}") from exc
     try:
         share(folder / "lock")

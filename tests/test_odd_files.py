@@ -97,6 +97,29 @@ def test_a_folder_where_repair_writes_is_named(library: Path, models_cache: Path
     assert vfindex(models_cache, "repair", "--library", library).code == 0
 
 
+def test_a_folder_in_place_of_a_file_is_named(library: Path, models_cache: Path) -> None:
+    for name, sentence in (
+        ("lock", f"(Is a directory); move {library / 'lock'} away\n"),
+        ("current", f"{library / 'current'} cannot be read (it is a folder, no file); move it away\n"),
+        ("library.db", f"{library / 'library.db'} is no file; move it away, or use another --library\n"),
+    ):
+        for path in library.glob(f"{name}*"):
+            path.unlink()
+        (library / name).mkdir()
+        for command in (("ingest", library.parent), ("rebuild",), ("repair",)):
+            ran = vfindex(models_cache, *command, "--library", library)
+            assert ran.is_sentence() and ran.err.endswith(sentence), (command, ran.err)
+        (library / name).rmdir()
+    assert vfindex(models_cache, "repair", "--library", library).code == 0
+
+
+def test_a_folder_beside_the_index_fails_no_publication(library: Path, models_cache: Path) -> None:
+    (library / "index" / "old").mkdir()
+    for command in ("rebuild", "rebuild", "verify"):
+        assert vfindex(models_cache, command, "--library", library).code == 0
+    assert (library / "index" / "old").is_dir()
+
+
 def test_a_folder_that_may_not_be_written_is_named(library: Path, models_cache: Path) -> None:
     (library / "index").chmod(0o555)
     for command in ("rebuild", "repair"):

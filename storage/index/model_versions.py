@@ -57,7 +57,7 @@ def history(folder: Path) -> list[int]:
     except PermissionError as exc:
         raise unreadable(pointer) from exc
     except NotRegularError as exc:
-        raise LibraryDamaged(f"{pointer} cannot be read ({exc.strerror}); move it away, and {_advice(folder)}") from exc
+        raise LibraryDamaged(f"{pointer} cannot be read ({exc.strerror}); move it away") from exc
     except OSError as exc:
         raise LibraryError(f"{pointer} cannot be read ({exc.strerror}); see to the disk, or {_advice(folder)}") from exc
     matches = [_LINE.fullmatch(line) for line in lines]
