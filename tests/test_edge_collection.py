@@ -17,6 +17,7 @@ import pytest
 from command_line import Ran, vfindex
 from media import media_folder
 
+from vfindex.cli.suggested import completed
 from vfindex.indexer.scan.walk import VIDEO_EXTENSIONS
 
 TIME_SLACK_S = 0.001  # the table rounds to milliseconds
@@ -171,7 +172,8 @@ def test_a_second_run_opens_no_file(edge: Collection) -> None:
     assert len(lines) == len(first["failed"]) + len(first["skipped"]), "a line a problem"
     for how in ("failed", "skipped"):
         for row in first[how]:
-            assert f"{how}: {row['path']}: [{row['stage']}] {row['reason']}; {row['next']}" in lines
+            advice = completed(f"; {row['next']}", ["--library", str(edge.library)])
+            assert f"{how}: {row['path']}: [{row['stage']}] {row['reason']}{advice}" in lines
 
 
 def test_a_named_file_that_is_not_a_video_fails(edge: Collection, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def test_what_was_found_on_the_picture_is_framed_while_it_is_shown(open_page: Callable[..., Any]) -> None:
     page = open_page("/videos/film?q=written:exit+1&t=2.5")
-    page.wait_for_selector(".boxes rect:not([hidden])", state="attached")
+    page.wait_for_selector(".boxes rect:not([hidden])", state="visible")  # once the video has its size
     assert page.locator(".boxes rect").count() == 1, "what was not asked for has no frame"
     assert "middle, x 50-75 %, y 50-75 %" in page.locator(".why").inner_text()
     frame, picture = (page.locator(each).bounding_box() for each in (".boxes rect", "video"))
