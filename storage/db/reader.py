@@ -264,19 +264,22 @@ class Snapshot:
 
     def with_vectors(self, ids: Sequence[int]) -> dict[int, tuple[StoredClip, StoredVectors]]:
         """Return clip id -> (clip, its vectors) for the searchable ones of `ids`."""
+        among, none = (json.dumps(list(ids)),), no_frames()
         rows = self._fetched(
-            "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail, e.modality, e.vector FROM clip c"
-            " JOIN video v ON v.id = c.video_id LEFT JOIN embedding e ON e.clip_id = c.id"
+            "SELECT c.id, c.video_id, c.start_s, c.end_s, c.thumbnail FROM clip c JOIN video v ON v.id = c.video_id"
             f" WHERE c.id IN {_AMONG} AND v.state IN ('indexed', 'partial')",
-            (json.dumps(list(ids)),),
+            among,
         )
-        clips = {id_: stored_clip(row[:5]) for id_, row in {row[0]: row for row in rows}.items()}
-        embeddings: dict[int, dict[ModalityName, FloatArray]] = {id_: {} for id_ in clips}
-        for modality in {row[5] for row in rows if row[5] is not None}:
-            blobs = {row[0]: row[6] for row in rows if row[5] == modality}
-            for id_, vector in zip(blobs, unpack_vectors(list(blobs.values())), strict=True):
+        clips = {row[0]: stored_clip(row) for row in rows}
+        blobs: dict[ModalityName, dict[int, bytes]] = {}
+        query = f"SELECT clip_id, modality, vector FROM embedding WHERE clip_id IN {_AMONG}"
+        for id_, modality, blob in self._fetched(query, among):
+            blobs.setdefault(modality, {})[id_] = blob
+        embeddings: dict[int, dict[ModalityName, FloatArray]] = {id_: {} for id_ in ids}
+        for modality, of in blobs.items():
+            for id_, vector in zip(of, unpack_vectors(list(of.values())), strict=True):
                 embeddings[id_][modality] = vector
-        frames, none = self.frames(list(clips)), no_frames()
+        frames = self.frames(ids)
         return {id_: (clip, StoredVectors(embeddings[id_], *frames.get(id_, none))) for id_, clip in clips.items()}
 
     def batches(

@@ -169,6 +169,8 @@ class JointSpec:
 
     def with_weights(self, weights: Mapping[ModalityName, float]) -> JointSpec:
         """Return the spec with these weights replaced."""
+        if not weights:
+            return self
         parts = {m: replace(part, weight=weights.get(m, part.weight)) for m, part in self.parts.items()}
         return replace(self, parts=parts)
 
