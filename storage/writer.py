@@ -28,7 +28,15 @@ from vfindex.storage.errors import (
     NotPublished,
 )
 from vfindex.storage.files.file_systems import refuse_network_folder
-from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, permission_wanted, refuse_unreadable, share
+from vfindex.storage.files.permissions import (
+    BACKUP,
+    DATABASE,
+    FOLDERS,
+    has_file,
+    permission_wanted,
+    refuse_unreadable,
+    share,
+)
 from vfindex.storage.files.replacement import discard_database
 from vfindex.storage.files.writes import copy_folder, make_folder, on_disk, write_file
 from vfindex.storage.index.model_versions import in_use
@@ -43,8 +51,6 @@ from vfindex.storage.next_index import LeftS
 from vfindex.storage.publication import Publisher
 from vfindex.storage.records import Setup, UnitResult
 from vfindex.storage.settings_backup import INODE, lost_database, lost_setup, read_backup, write_backup
-
-_FOLDERS = ("index", "query", "thumbs")
 
 
 @contextmanager
@@ -133,7 +139,7 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         with on_disk("a folder"):
-            for name in _FOLDERS:
+            for name in FOLDERS:
                 make_folder(folder / name)
         self.folder = folder
         for suffix in ("", "-wal", "-shm"):

@@ -24,6 +24,7 @@ from vfindex.indexer.scan.system_folders import APPLE_DOUBLE, system_kind
 from vfindex.storage.db.sources import exclusion_key
 from vfindex.storage.errors import Problem, VideoError
 from vfindex.storage.files.names import composed, glob_pattern
+from vfindex.storage.files.permissions import FOLDERS
 from vfindex.storage.files.regular import kind_of, regular_no_link
 from vfindex.storage.records import FileState, Location
 
@@ -62,7 +63,7 @@ _NEAR_MISS_WORDS = {
 
 # Parts of a library of vfindex without videos. It shows by `lock` with `library.db` or `current`.
 _FILES_OF_LIBRARY = {b"lock", b"current"}
-_FOLDERS_OF_LIBRARY = {b"index", b"query", b"thumbs", b"questions", b"editions"}
+_FOLDERS_OF_LIBRARY = {*map(os.fsencode, FOLDERS), b"questions", b"editions"}
 
 FINGERPRINT_VERSION = "a"  # changes with the hashed data, so old and new fingerprints never compare equal
 FINGERPRINT_BLOCK_BYTES = 1 << 20

@@ -19,6 +19,8 @@ from vfindex.storage.errors import LibraryError
 DATABASE, USER_DATABASE = "library.db", "user.db"
 # The second copy of a library's settings, see `settings_backup`.
 BACKUP = "library.json"
+# The folders of a library, and of each of its model versions.
+FOLDERS = ("index", "query", "thumbs")
 _FILE_BITS = 0o666
 _READ_BITS = 0o444
 _FOLDER_BITS = 0o2777

@@ -22,7 +22,7 @@ from vfindex.storage.db import schema
 from vfindex.storage.db.engine import connect, translated
 from vfindex.storage.db.migrations import applied_migrations
 from vfindex.storage.errors import LibraryDamaged, LibraryError
-from vfindex.storage.files.permissions import BACKUP, DATABASE, has_file, refuse_unreadable, unreadable
+from vfindex.storage.files.permissions import BACKUP, DATABASE, FOLDERS, has_file, refuse_unreadable, unreadable
 from vfindex.storage.files.regular import NotRegularError, regular
 from vfindex.storage.files.writes import replacing
 
@@ -32,7 +32,6 @@ COMPLETE = "upgraded"
 # The files of version 0, the database first: without it the rest does not count as a library. The patterns are of what
 # a killed migration or repair leaves, and of the database that a migration keeps.
 _OWN_FILES = ("library.db", "library.db[-.]*", "library.before-migration.db*", BACKUP)
-_OWN_FOLDERS = ("index", "query", "thumbs")
 _LINE = re.compile(r"\.|editions/([1-9][0-9]{0,8})")
 _MAX_POINTER_BYTES = 10_000
 
@@ -183,7 +182,7 @@ def discard(folder: Path, numbers: list[int]) -> int:
         for gone in sorted((folder / "editions").glob("*.gone")):
             freed += _delete(gone)
         if 0 in numbers:
-            found = (path for name in (*_OWN_FILES, *_OWN_FOLDERS) for path in sorted(folder.glob(name)))
+            found = (path for name in (*_OWN_FILES, *FOLDERS) for path in sorted(folder.glob(name)))
             freed += sum(_delete(path) for path in found)
     except OSError as exc:
         raise LibraryError(
