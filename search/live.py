@@ -29,6 +29,7 @@ from vfindex.storage.library import Library, again_if_changed, closed, estimated
 from vfindex.storage.meta import LibraryMeta, no_videos
 from vfindex.storage.modalities import ModalityName
 from vfindex.storage.records import Setup
+from vfindex.storage.settings_backup import lost_setup
 from vfindex.storage.user.questions import QuestionKeeper
 
 if TYPE_CHECKING:
@@ -280,8 +281,6 @@ def required_setup(snapshot: Snapshot, folder: Path) -> Setup:
     """Return the setup of a library. Raises QueryError for one without videos, LibraryDamaged for one that lost it."""
     setup = LibraryMeta(snapshot).setup
     if setup is None:
-        from vfindex.storage.settings_backup import lost_setup
-
         raise lost_setup(snapshot, in_use(folder)) or QueryError(no_videos(folder))
     return setup
 
