@@ -100,7 +100,8 @@ def restore(connection: Connection, folder: Path) -> bool:
     """Restore lost or damaged settings, roots and exclusions of the database in `folder` from the backup.
 
     Return whether anything but exclusions was restored or dropped: then all roots must be scanned again. Raises
-    LibraryDamaged if the setup is lost for good, and as `read_backup` does; the caller's transaction is then undone.
+    LibraryDamaged if the setup is lost and has no copy, and as `read_backup` does; the caller's transaction is then
+    undone.
     """
     had = {table: row_count(connection, table) or 0 for table in (schema.root, schema.exclusion)}
     spare = own_backup(connection, folder) or SettingsBackup()

@@ -17,11 +17,10 @@ class Report:
     unchanged: known content, at the same path or as a further copy. moved: known content at another path. reworded:
     known content with other sidecars; no frame was decoded. coarse: searchable by a preview, still to be indexed fully.
     partial: searchable, but a part could not be decoded. clips, video_seconds: added by this run. vanished: files that
-    are missing, or excluded now. left: files that the run did not reach, None if it
-    was broken off before all files were found. left_alone: roots that are missing, or have
-    lost too many files at once to count them as deleted. notes: oddities of sidecars and subtitle tracks; their videos
-    are counted elsewhere. left_out: number of skipped system folders and files, by kind. hints: globs of --exclude
-    without a match.
+    are missing, or excluded now. left: files that the run did not reach, None if it was broken off before all files
+    were found. left_alone: roots that are missing, or have lost too many files at once to count them as deleted. notes:
+    oddities of sidecars and subtitle tracks; their videos are counted elsewhere. left_out: number of skipped system
+    folders and files, by kind. hints: globs of --exclude without a match.
     out_of_time: the deadline ended the run. error: why it ended before its files were done, "" if it did not.
     not_published: why no new joint index was published, "" if one was or none
     was due. gpu_busy: GPU -> share of the time in which it encoded images.

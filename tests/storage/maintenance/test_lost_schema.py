@@ -224,7 +224,7 @@ def rewrite(folder: Path, table: str, sql: str) -> None:
     [("clip", "id"), ("video", "tags"), ("document", "id"), ("document", "kind"), ("document", "text")],
 )
 def test_a_table_that_lost_a_column_is_salvaged(table: str, column: str, library: Path) -> None:
-    """As after damage to the list of tables: the values of a row stand in other columns then."""
+    """As after damage to the list of tables: the values of a row are in other columns then."""
     statement = str(CreateTable(schema.metadata.tables[table]).compile(dialect=sqlite.dialect())).strip()
     rewrite(library, table, re.sub(rf"\n\t{column} [^\n]*", "", statement))
     assert (
